@@ -1,0 +1,1 @@
+//! The tree over the journal's records, and the receipts made of it.

@@ -1,0 +1,142 @@
+//! Every bound of the hub, with its unit and its reason. Those that clients
+//! meet are published by `HubService.GetInfo`; those that both sides must
+//! agree on live in `axis_proto::limits` and are repeated there by name.
+
+use std::time::Duration;
+
+/// A millisecond count, as records hold times.
+pub type Millis = u64;
+
+/// One minute in milliseconds.
+pub const MINUTE_MS: Millis = 60_000;
+/// One day in milliseconds.
+pub const DAY_MS: Millis = 86_400_000;
+
+// what a request may hold
+
+/// Most violations named in one refusal: twice the most named recipients.
+pub const VIOLATIONS_MAX: usize = 10_000;
+/// Most violations in a gRPC status, whose trailers peers bound to 8–16 KiB.
+pub const STATUS_VIOLATIONS_MAX: usize = 32;
+/// Most bytes of one request message: a submission with its documents.
+pub const REQUEST_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Most bytes of one response message: a pull of large inline deliveries.
+pub const RESPONSE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Most bytes of deliveries in one Pull response.
+pub const PULL_BYTES_MAX: usize = 3 * 1024 * 1024;
+/// Most recipients of one envelope, groups expanded: the whole directory and
+/// room to grow.
+pub const RECIPIENTS_MAX: usize = 200_000;
+/// Most bytes of an operator's remark.
+pub const REMARK_BYTES_MAX: usize = 4_096;
+
+// time
+
+/// Oldest `created` that is accepted; shorter than ids are remembered.
+pub const CREATED_AGE_MAX_MS: Millis = 30 * DAY_MS;
+/// Furthest `created` in the future: what clocks may differ by.
+pub const CREATED_AHEAD_MAX_MS: Millis = 5 * MINUTE_MS;
+/// Deadline of an envelope that names none, counted from `created`.
+pub const EXPIRES_DEFAULT_MS: Millis = 30 * DAY_MS;
+/// Furthest deadline, counted from `created`.
+pub const EXPIRES_MAX_MS: Millis = 366 * DAY_MS;
+/// How long before its deadline a delivery is warned of; a tenth of its life
+/// if that is shorter.
+pub const EXPIRY_WARNING_MS: Millis = 3 * DAY_MS;
+/// How long (sender, envelope id) is remembered.
+pub const IDEMPOTENCY_MS: Millis = 60 * DAY_MS;
+/// How long an uploaded document is kept without being named.
+pub const UPLOAD_PINNED_MS: Millis = 7 * DAY_MS;
+/// How long an enrolment token lives.
+pub const TOKEN_MS: Millis = DAY_MS;
+/// A jump of the wall clock against the monotonic one that is not trusted.
+pub const CLOCK_JUMP_MAX_MS: Millis = MINUTE_MS;
+/// A difference between the clock and the last record at start that is not
+/// trusted.
+pub const CLOCK_START_DIFFERENCE_MAX_MS: Millis = DAY_MS;
+
+// mailboxes
+
+/// Lease when the client names none.
+pub const LEASE_DEFAULT_MS: Millis = MINUTE_MS;
+/// Shortest lease.
+pub const LEASE_MIN_MS: Millis = 1_000;
+/// Longest lease.
+pub const LEASE_MAX_MS: Millis = 60 * MINUTE_MS;
+/// Attempts before a delivery is parked.
+pub const ATTEMPTS_MAX: u32 = 12;
+/// First delay after a nack or a lapse; doubles with each attempt.
+pub const BACKOFF_MIN_MS: Millis = 5_000;
+/// Longest delay that the hub chooses.
+pub const BACKOFF_MAX_MS: Millis = 60 * MINUTE_MS;
+/// Longest delay that a client may choose.
+pub const NACK_DELAY_MAX_MS: Millis = DAY_MS;
+/// Most deliveries on lease to one system: what a client may leave unanswered.
+pub const LEASED_PER_SYSTEM_MAX: u64 = 4_000;
+/// Most credit of one receive stream.
+pub const CREDIT_MAX: u32 = 1_000;
+/// Most deliveries in one Pull.
+pub const PULL_MAX: u32 = 100;
+/// Longest wait of a Pull.
+pub const PULL_WAIT_MAX_MS: Millis = 30_000;
+/// Most Gone entries in one Pull.
+pub const GONE_MAX: usize = 1_000;
+/// Longest silence of a receive stream.
+pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(30);
+
+// the commit
+
+/// Most commands in one batch.
+pub const BATCH_COMMANDS_MAX: usize = 512;
+/// Most bytes of records and cargo in one batch, before the last command.
+pub const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Most commands that wait for the writer; beyond it callers are told to wait.
+pub const COMMIT_QUEUE_MAX: usize = 4_096;
+/// Most records that one tick of the timers may propose.
+pub const TICK_RECORDS_MAX: usize = 512;
+/// Most recipients of one Consigned record.
+pub const CONSIGN_MAX: usize = 512;
+/// Most bytes of one record.
+pub const RECORD_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of recent batches that are kept in memory for receipts and
+/// deliveries.
+pub const RECENT_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+// the stores
+
+/// A journal segment: small enough to archive, large enough to be few.
+pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
+/// How far a segment is filled with zeros ahead of the end, so that a sync
+/// writes no metadata.
+pub const SEGMENT_AHEAD_BYTES: u64 = 4 * 1024 * 1024;
+/// sled's cache: what is hot is in our own layer already.
+pub const SLED_CACHE_BYTES: u64 = 32 * 1024 * 1024;
+/// Keys that wait for sled before the writer itself waits: 64 MiB or so.
+pub const STATE_LAG_KEYS_MAX: usize = 400_000;
+/// How often sled is written.
+pub const STATE_FLUSH_INTERVAL: Duration = Duration::from_millis(500);
+/// Records between snapshots.
+pub const SNAPSHOT_RECORDS: u64 = 1_000_000;
+/// Free bytes below which submissions and uploads are refused.
+pub const DISK_LOW_BYTES: u64 = 512 * 1024 * 1024;
+
+// connections
+
+/// Most connections of systems.
+pub const CONNECTIONS_MAX: usize = 20_000;
+/// Most TLS handshakes at once.
+pub const HANDSHAKES_MAX: usize = 256;
+/// Longest handshake.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most streams and calls at once on one connection.
+pub const STREAMS_PER_CONNECTION_MAX: u32 = 256;
+/// Most unanswered submissions on one stream.
+pub const SUBMIT_STREAM_PENDING_MAX: usize = 1_024;
+/// Most uploads at once of one system.
+pub const UPLOADS_PER_SYSTEM_MAX: usize = 16;
+/// Bytes of a chunk of a download.
+pub const DOWNLOAD_CHUNK_BYTES: usize = 256 * 1024;
+/// Longest silence inside an upload.
+pub const UPLOAD_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a stopping hub waits for what is under way.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
