@@ -64,6 +64,14 @@ impl Clock {
         }
     }
 
+    /// Microseconds on the same scale, for measuring how long something took.
+    pub fn monotonic_us(&self) -> u64 {
+        match &self.0.source {
+            Source::System { start } => start.elapsed().as_micros() as u64,
+            Source::Manual { monotonic_ms, .. } => monotonic_ms.load(Ordering::Relaxed) * 1_000,
+        }
+    }
+
     /// Whether deadlines may act. Looks at the clock: a jump of more than
     /// [`limits::CLOCK_JUMP_MAX_MS`] ends the trust, and agreement with what
     /// was trusted before restores it.
