@@ -2,9 +2,16 @@
 //! derived by the machine and rebuilt from the journal whenever it is lost.
 //! Knows nothing of what the keys mean.
 
+mod draft;
+pub mod memory;
+
 use std::{collections::BTreeMap, ops::ControlFlow};
 
-/// A key. Keys sort as bytes.
+use sha2::{Digest as _, Sha256};
+
+pub use draft::Draft;
+
+/// A key, not empty. Keys sort as bytes.
 pub type Key = Vec<u8>;
 /// A value, at most 4 KiB.
 pub type Value = Vec<u8>;
@@ -19,15 +26,16 @@ pub trait Read {
     /// The value of a key.
     fn get(&self, key: &[u8]) -> Option<Value>;
 
-    /// Visits keys in order, from `start` (inclusive) to `end` (exclusive),
-    /// until the visitor breaks.
+    /// Visits keys in order, from `start` (inclusive) to `end` (exclusive; an
+    /// empty `end` means to the last key), until the visitor breaks.
     fn scan(&self, start: &[u8], end: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>);
 }
 
 /// A derived store of the state. One writer; any number of readers.
 pub trait State: Send + Sync {
-    /// Calls `read` with one consistent moment of the state. Short: the
-    /// writer waits for it.
+    /// Calls `read` with one consistent moment of the state. Short, because
+    /// the writer waits for it, and never inside another `read`, because a
+    /// waiting writer goes before new readers.
     fn read(&self, read: &mut dyn FnMut(&dyn Read));
 
     /// Makes `changes` visible, which bring the state to the records before
@@ -38,3 +46,38 @@ pub trait State: Send + Sync {
     /// How many records the visible state contains.
     fn applied(&self) -> u64;
 }
+
+/// The first key after all keys with this prefix; empty, which [`Read::scan`]
+/// takes for "to the last", if there is none.
+pub fn prefix_end(prefix: &[u8]) -> Key {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            break;
+        }
+    }
+    end
+}
+
+/// SHA-256 over all keys and values in order: equal for equal states, whatever
+/// holds them.
+pub fn digest(read: &dyn Read) -> [u8; 32] {
+    let mut hasher = Sha256::new();
+    read.scan(&[], &[], &mut |key, value| {
+        hash_pair(&mut hasher, key, value);
+        ControlFlow::Continue(())
+    });
+    hasher.finalize().into()
+}
+
+/// Hashes a key and its value so that no other pair gives the same bytes.
+fn hash_pair(hasher: &mut Sha256, key: &[u8], value: &[u8]) {
+    hasher.update((key.len() as u32).to_le_bytes());
+    hasher.update((value.len() as u32).to_le_bytes());
+    hasher.update(key);
+    hasher.update(value);
+}
+
+#[cfg(test)]
+mod tests;
