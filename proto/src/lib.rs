@@ -1,6 +1,11 @@
 //! The contract of Axis: messages, ids, seals, proofs and reasons, all that
 //! both sides must agree on. Never any I/O.
 
+pub mod id;
+pub mod key;
+pub mod limits;
+pub mod seal;
+
 /// What a sender signs, and what a recipient signs back.
 pub mod envelope {
     /// Generated from `axis/envelope/v1`.
