@@ -126,6 +126,23 @@ pub const DISK_LOW_BYTES: u64 = 512 * 1024 * 1024;
 pub const CONNECTIONS_MAX: usize = 20_000;
 /// Most TLS handshakes at once.
 pub const HANDSHAKES_MAX: usize = 256;
+/// Most handshakes at once from one address; this machine's own are not
+/// counted.
+pub const HANDSHAKES_PER_ADDRESS_MAX: usize = 64;
+/// Most connections with one certificate.
+pub const CONNECTIONS_PER_CERTIFICATE_MAX: usize = 64;
+/// Pause after a connection could not be accepted.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// What a peer may send on one stream before we have read it.
+pub const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+/// The same for all streams of a connection together.
+pub const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// Silence after which a connection is asked whether it lives.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// How long it has for the answer.
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most bytes of the headers of one request.
+pub const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
 /// Longest handshake.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most streams and calls at once on one connection.

@@ -1,0 +1,376 @@
+//! Accepts connections, shakes hands beside each other, and remembers who is
+//! connected so that a right that is lost is lost on open connections too.
+//! Bounded in every direction: a silent or greedy client costs its own.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+};
+
+use axis_proto::id::Digest;
+use rustls::ServerConfig;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::timeout,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::transport::server::Connected;
+
+use crate::{
+    limits,
+    observe::{Metrics, metrics::OpenGuard},
+};
+
+/// The other end of a connection; in the extensions of each of its requests,
+/// behind an `Arc`.
+#[derive(Debug)]
+pub struct Peer {
+    /// SHA-256 of its certificate. None on the enrolment listener.
+    pub fingerprint: Option<Digest>,
+    /// Where it calls from.
+    pub remote_addr: SocketAddr,
+    /// Cancelled when the connection is to be cut.
+    pub cut: CancellationToken,
+}
+
+/// Connections of systems by certificate. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Connections(Arc<Mutex<Registry>>);
+
+#[derive(Debug, Default)]
+struct Registry {
+    by_fingerprint: HashMap<Digest, HashMap<u64, Arc<Peer>>>,
+    next: u64,
+}
+
+/// Removes its connection from the registry when dropped.
+#[derive(Debug)]
+struct Registered {
+    connections: Connections,
+    fingerprint: Digest,
+    number: u64,
+}
+
+impl Connections {
+    /// How many connections there are.
+    pub fn count(&self) -> usize {
+        self.lock().by_fingerprint.values().map(HashMap::len).sum()
+    }
+
+    /// The certificates that are connected.
+    pub fn fingerprints(&self) -> Vec<Digest> {
+        self.lock().by_fingerprint.keys().copied().collect()
+    }
+
+    /// Where a certificate is connected from.
+    pub fn addresses_of(&self, fingerprint: &Digest) -> Vec<SocketAddr> {
+        let registry = self.lock();
+        let peers = registry.by_fingerprint.get(fingerprint).into_iter().flat_map(HashMap::values);
+        peers.map(|peer| peer.remote_addr).collect()
+    }
+
+    /// Cuts every connection with this certificate; says how many.
+    pub fn cut(&self, fingerprint: &Digest) -> usize {
+        let peers: Vec<Arc<Peer>> = {
+            let registry = self.lock();
+            registry.by_fingerprint.get(fingerprint).into_iter().flat_map(HashMap::values).cloned().collect()
+        };
+        peers.iter().for_each(|peer| peer.cut.cancel());
+        peers.len()
+    }
+
+    /// Adds a connection unless its certificate has too many.
+    fn add(&self, fingerprint: Digest, peer: &Arc<Peer>) -> Option<Registered> {
+        let mut registry = self.lock();
+        let number = registry.next;
+        let peers = registry.by_fingerprint.entry(fingerprint).or_default();
+        if peers.len() >= limits::CONNECTIONS_PER_CERTIFICATE_MAX {
+            return None;
+        }
+        peers.insert(number, peer.clone());
+        registry.next += 1;
+        Some(Registered { connections: self.clone(), fingerprint, number })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Registry> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        let mut registry = self.connections.lock();
+        if let Some(peers) = registry.by_fingerprint.get_mut(&self.fingerprint) {
+            peers.remove(&self.number);
+            if peers.is_empty() {
+                registry.by_fingerprint.remove(&self.fingerprint);
+            }
+        }
+    }
+}
+
+/// What accepting needs.
+#[derive(Clone)]
+pub struct Accept {
+    /// How to shake hands.
+    pub tls: Arc<ServerConfig>,
+    /// Where connections with a certificate are remembered.
+    pub connections: Connections,
+    /// Where connections and bytes are counted.
+    pub metrics: Metrics,
+    /// When to stop.
+    pub stopping: CancellationToken,
+}
+
+impl Accept {
+    /// Accepts until stopping; gives what has shaken hands.
+    pub fn run(self, listener: TcpListener) -> ReceiverStream<io::Result<Connection>> {
+        let (sender, receiver) = mpsc::channel(limits::HANDSHAKES_MAX);
+        tokio::spawn(async move {
+            let stopping = self.stopping.clone();
+            tokio::select! {
+                () = stopping.cancelled() => {}
+                () = self.accept_all(listener, sender) => {}
+            }
+        });
+        ReceiverStream::new(receiver)
+    }
+
+    async fn accept_all(self, listener: TcpListener, sender: mpsc::Sender<io::Result<Connection>>) {
+        let open = Arc::new(Semaphore::new(limits::CONNECTIONS_MAX));
+        let handshakes = Arc::new(Semaphore::new(limits::HANDSHAKES_MAX));
+        let waiting = Waiting::default();
+        loop {
+            let (tcp, remote_addr) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // out of file descriptors, most likely: let some close
+                    tracing::warn!(%error, "connection not accepted");
+                    tokio::time::sleep(limits::ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let Ok(place) = open.clone().try_acquire_owned() else {
+                tracing::warn!(%remote_addr, "connection dropped: too many");
+                continue;
+            };
+            let Some(waits) = waiting.enter(remote_addr.ip()) else {
+                tracing::debug!(%remote_addr, "connection dropped: too many handshakes from there");
+                continue;
+            };
+            let (accept, handshakes, sender) = (self.clone(), handshakes.clone(), sender.clone());
+            tokio::spawn(async move {
+                let shaken = timeout(limits::HANDSHAKE_TIMEOUT, async {
+                    let _turn = handshakes.acquire_owned().await.map_err(io::Error::other)?;
+                    tcp.set_nodelay(true)?;
+                    TlsAcceptor::from(accept.tls.clone()).accept(tcp).await
+                })
+                .await
+                .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+                drop(waits);
+                match shaken.and_then(|stream| accept.connection(stream, remote_addr, place)) {
+                    Ok(connection) => drop(sender.send(Ok(connection)).await),
+                    Err(error) => tracing::debug!(%remote_addr, %error, "no connection"),
+                }
+            });
+        }
+    }
+
+    fn connection(
+        &self,
+        stream: TlsStream<TcpStream>,
+        remote_addr: SocketAddr,
+        place: OwnedSemaphorePermit,
+    ) -> io::Result<Connection> {
+        let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let fingerprint = certificate.map(|certificate| Digest::of(certificate));
+        let peer = Arc::new(Peer { fingerprint, remote_addr, cut: CancellationToken::new() });
+        let registered = match fingerprint {
+            None => None,
+            Some(fingerprint) => Some(
+                self.connections
+                    .add(fingerprint, &peer)
+                    .ok_or_else(|| io::Error::other("too many connections with this certificate"))?,
+            ),
+        };
+        Ok(Connection {
+            stream,
+            cut: Some(Box::pin(peer.cut.clone().cancelled_owned())),
+            peer,
+            metrics: self.metrics.clone(),
+            _held: (registered, place, self.metrics.connection()),
+        })
+    }
+}
+
+/// Handshakes that have not ended, by address, so that one address cannot
+/// take every place. This machine's own may.
+#[derive(Debug, Clone, Default)]
+struct Waiting(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+#[derive(Debug)]
+struct Waits(Waiting, IpAddr);
+
+impl Waiting {
+    fn enter(&self, address: IpAddr) -> Option<Waits> {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(address).or_default();
+        if *count >= limits::HANDSHAKES_PER_ADDRESS_MAX && !address.is_loopback() {
+            return None;
+        }
+        *count += 1;
+        Some(Waits(self.clone(), address))
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        let mut counts = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.1);
+            }
+        }
+    }
+}
+
+/// A connection that has shaken hands. Fails at once when it is cut.
+pub struct Connection {
+    stream: TlsStream<TcpStream>,
+    peer: Arc<Peer>,
+    cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    metrics: Metrics,
+    _held: (Option<Registered>, OwnedSemaphorePermit, OpenGuard),
+}
+
+impl Connection {
+    fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        if let Some(cut) = &mut self.cut {
+            if cut.as_mut().poll(context).is_pending() {
+                return Ok(());
+            }
+            self.cut = None;
+        }
+        Err(io::ErrorKind::ConnectionAborted.into())
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Arc<Peer>;
+
+    fn connect_info(&self) -> Arc<Peer> {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.check(context)?;
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.metrics.received(buffer.filled().len() - before);
+        polled
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.check(context)?;
+        let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
+        if let Poll::Ready(Ok(written)) = polled {
+            self.metrics.sent(written);
+        }
+        polled
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check(context)?;
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// A gRPC server with our bounds; layers and services come on top.
+pub fn server() -> tonic::transport::Server {
+    tonic::transport::Server::builder()
+        .max_concurrent_streams(limits::STREAMS_PER_CONNECTION_MAX)
+        .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
+        .http2_keepalive_interval(Some(limits::KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(limits::KEEPALIVE_TIMEOUT))
+        .http2_max_header_list_size(limits::HEADER_LIST_BYTES_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(connections: &Connections, fingerprint: Digest) -> Option<(Arc<Peer>, Registered)> {
+        let remote_addr = "192.0.2.1:9".parse().unwrap();
+        let peer =
+            Arc::new(Peer { fingerprint: Some(fingerprint), remote_addr, cut: CancellationToken::new() });
+        connections.add(fingerprint, &peer).map(|registered| (peer, registered))
+    }
+
+    #[test]
+    fn a_certificate_is_cut_on_all_of_its_connections_and_no_other() {
+        let connections = Connections::default();
+        let (one, two) = (Digest::of(b"one"), Digest::of(b"two"));
+        let first = peer(&connections, one).unwrap();
+        let second = peer(&connections, one).unwrap();
+        let other = peer(&connections, two).unwrap();
+        assert_eq!((connections.count(), connections.fingerprints().len()), (3, 2));
+        assert_eq!(connections.addresses_of(&one).len(), 2);
+        assert_eq!(connections.cut(&one), 2);
+        assert!(first.0.cut.is_cancelled() && second.0.cut.is_cancelled());
+        assert!(!other.0.cut.is_cancelled());
+        drop((first, second));
+        assert_eq!(connections.cut(&one), 0);
+        assert_eq!(connections.fingerprints(), [two]);
+    }
+
+    #[test]
+    fn one_certificate_has_only_so_many_connections() {
+        let connections = Connections::default();
+        let fingerprint = Digest::of(b"one");
+        let held: Vec<_> = (0..limits::CONNECTIONS_PER_CERTIFICATE_MAX)
+            .map(|_| peer(&connections, fingerprint).unwrap())
+            .collect();
+        assert!(peer(&connections, fingerprint).is_none());
+        drop(held);
+        assert!(peer(&connections, fingerprint).is_some());
+    }
+
+    #[test]
+    fn one_address_has_only_so_many_handshakes() {
+        let waiting = Waiting::default();
+        let address: IpAddr = "192.0.2.1".parse().unwrap();
+        let held: Vec<_> =
+            (0..limits::HANDSHAKES_PER_ADDRESS_MAX).map(|_| waiting.enter(address).unwrap()).collect();
+        assert!(waiting.enter(address).is_none());
+        assert!(waiting.enter("192.0.2.2".parse().unwrap()).is_some());
+        drop(held);
+        assert!(waiting.enter(address).is_some());
+        assert_eq!(waiting.0.lock().unwrap().len(), 0);
+    }
+}
