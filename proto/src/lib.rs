@@ -3,8 +3,14 @@
 
 pub mod id;
 pub mod key;
+pub mod leaves;
 pub mod limits;
+pub mod note;
+pub mod proof;
+pub mod reason;
+pub mod receipt;
 pub mod seal;
+pub mod tree;
 
 /// What a sender signs, and what a recipient signs back.
 pub mod envelope {
