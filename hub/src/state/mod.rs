@@ -47,6 +47,19 @@ pub trait State: Send + Sync {
     fn applied(&self) -> u64;
 }
 
+/// Reads one moment of a state and returns what was found. Short, and never
+/// inside another read.
+pub fn read_once<T>(state: &dyn State, read: impl FnOnce(&dyn Read) -> T) -> T {
+    let mut read = Some(read);
+    let mut found = None;
+    state.read(&mut |moment| {
+        if let Some(read) = read.take() {
+            found = Some(read(moment));
+        }
+    });
+    found.expect("State::read calls its argument")
+}
+
 /// The first key after all keys with this prefix; empty, which [`Read::scan`]
 /// takes for "to the last", if there is none.
 pub fn prefix_end(prefix: &[u8]) -> Key {

@@ -2,6 +2,7 @@
 //! The only module that knows tonic; decides nothing itself.
 
 pub mod listener;
+pub mod status;
 pub mod tls;
 
 use std::sync::Arc;
@@ -17,6 +18,8 @@ use crate::{
     observe::{Metrics, Presence, Readiness},
     state::{Read, State},
 };
+
+pub use crate::state::read_once;
 
 /// What every service works with; one for the whole hub, behind an `Arc`.
 /// Services are made by `submission::service(ctx)` and its like.
@@ -49,18 +52,6 @@ impl Context {
     pub fn read<T>(&self, read: impl FnOnce(&dyn Read) -> T) -> T {
         read_once(&*self.state, read)
     }
-}
-
-/// Reads one moment of a state and returns what was found.
-pub fn read_once<T>(state: &dyn State, read: impl FnOnce(&dyn Read) -> T) -> T {
-    let mut read = Some(read);
-    let mut found = None;
-    state.read(&mut |moment| {
-        if let Some(read) = read.take() {
-            found = Some(read(moment));
-        }
-    });
-    found.expect("State::read calls its argument")
 }
 
 /// Who calls, as the layer of the systems' listener found out.
