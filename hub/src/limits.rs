@@ -101,6 +101,9 @@ pub const RECORD_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of recent batches that are kept in memory for receipts and
 /// deliveries.
 pub const RECENT_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Bytes of older batches that are kept after they were read: a broadcast is
+/// delivered from one of them for hours.
+pub const READ_BATCHES_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 // the stores
 

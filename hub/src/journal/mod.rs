@@ -5,6 +5,16 @@ use std::{io, sync::Arc};
 
 use bytes::Bytes;
 
+mod format;
+mod reader;
+mod scan;
+pub mod segments;
+#[cfg(test)]
+pub(crate) mod tests;
+
+pub use scan::{Incomplete, OpenError};
+pub use segments::SegmentJournal;
+
 /// One record as it stands in the journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -79,5 +89,12 @@ impl Batch {
     pub fn entry(&self, sequence: u64) -> Option<&Entry> {
         let first = self.entries.first()?.sequence;
         self.entries.get(usize::try_from(sequence.checked_sub(first)?).ok()?)
+    }
+}
+
+impl Entry {
+    /// Bytes that it holds, record and cargo.
+    pub fn bytes(&self) -> usize {
+        self.record.len() + self.cargo.iter().map(Bytes::len).sum::<usize>()
     }
 }
