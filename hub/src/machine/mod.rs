@@ -1,1 +1,40 @@
-//! (in work)
+//! The rules: what a command becomes, and what follows from a record. Pure:
+//! no I/O, no clock, no configuration. Time and chance are handed in.
+//!
+//! A delivery's life:
+//!
+//! ```text
+//!            consign        lease            ack
+//! accepted ─────────▶ waiting ─────▶ leased ─────────▶ acknowledged
+//!                      ▲  ▲ nack, lapse │ │   reject
+//!                      │  └─────────────┘ ├──────────▶ rejected
+//!              requeue │                  │ attempts used up
+//!                      └──────── parked ◀─┘
+//!                                  │ return
+//!                                  └─────────────────▶ returned
+//!      waiting, parked ── deadline ──────────────────▶ expired
+//! ```
+//!
+//! A leased delivery does not expire before its lease has ended. An
+//! acknowledgement settles whatever was ever leased and is not settled.
+
+mod apply;
+mod batch;
+mod command;
+mod delivery;
+mod directory;
+mod envelope;
+pub mod query;
+pub mod tables;
+
+pub use apply::{apply, delivery_id};
+pub use batch::{Batch, Context, pending_consignment};
+pub use command::{Command, Outcome, Signed, Submit};
+pub use delivery::{due_consignments, is_due};
+pub use envelope::{Expansion, check};
+
+/// The layout of keys and rows; another number rebuilds the state.
+pub const LAYOUT_VERSION: u32 = tables::LAYOUT_VERSION;
+
+#[cfg(test)]
+mod tests;

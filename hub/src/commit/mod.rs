@@ -1,0 +1,96 @@
+//! The one writer: many callers, one batch, one sync. A call is answered only
+//! after what it promises is durable. Nothing else appends to the journal.
+
+mod writer;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{SyncSender, TrySendError},
+    },
+    time::Instant,
+};
+
+use axis_proto::hub::v1::Reason;
+use tokio::sync::{oneshot, watch};
+
+pub use writer::{CommitError, Parts, WriterHandle, create_log, replay, start};
+
+use crate::{
+    error::{Error, Refusal, Result},
+    machine::{Command, Outcome},
+};
+
+/// How far the journal is. Changes after each batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// Number of durable records.
+    pub size: u64,
+    /// Version of the directory.
+    pub directory_version: u64,
+}
+
+/// Hands commands to the writer. Cheap to clone.
+#[derive(Clone)]
+pub struct Committer {
+    queue: SyncSender<Message>,
+    progress: watch::Receiver<Progress>,
+    full: Arc<AtomicBool>,
+}
+
+/// What the writer is sent.
+enum Message {
+    Command(Box<Queued>),
+    Stop,
+}
+
+/// A command and who waits for it.
+struct Queued {
+    command: Command,
+    answer: oneshot::Sender<Result<Outcome>>,
+    since: Instant,
+}
+
+/// Milliseconds after which a refused caller may try again.
+const BUSY_RETRY_MS: u64 = 50;
+/// The same while the disk is nearly full: an operator has to act.
+const DISK_RETRY_MS: u64 = 60_000;
+
+impl Committer {
+    /// Decides a command and makes it durable. The work goes on if the caller
+    /// stops waiting.
+    ///
+    /// # Errors
+    /// The machine's refusal; `BUSY` if too much waits; `DISK_FULL` for new
+    /// documents while the disk is nearly full; a fault if the writer is gone,
+    /// and then nobody knows whether it was recorded.
+    pub async fn commit(&self, command: Command) -> Result<Outcome> {
+        let brings_documents = matches!(command, Command::Submit(_) | Command::Upload { .. });
+        if brings_documents && self.full.load(Ordering::Relaxed) {
+            return Err(Refusal::new(Reason::DiskFull).retry_after_ms(DISK_RETRY_MS).into());
+        }
+        let (answer, answered) = oneshot::channel();
+        let queued = Queued { command, answer, since: Instant::now() };
+        match self.queue.try_send(Message::Command(Box::new(queued))) {
+            Ok(()) => answered.await.map_err(|_| Error::fault("the writer stopped before it answered"))?,
+            Err(TrySendError::Full(_)) => {
+                Err(Refusal::new(Reason::Busy).retry_after_ms(BUSY_RETRY_MS).into())
+            }
+            Err(TrySendError::Disconnected(_)) => {
+                Err(Refusal::new(Reason::Stopping).retry_after_ms(1_000).into())
+            }
+        }
+    }
+
+    /// Sees every batch.
+    pub fn watch(&self) -> watch::Receiver<Progress> {
+        self.progress.clone()
+    }
+
+    /// Refuses new documents while the disk is nearly full. What waits goes
+    /// on being delivered.
+    pub fn disk_is_full(&self, full: bool) {
+        self.full.store(full, Ordering::Relaxed);
+    }
+}

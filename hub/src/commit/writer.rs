@@ -1,0 +1,356 @@
+//! The writer's loop: decide, append with one sync, apply, answer everyone.
+//! It owns the journal and the tree, and signs the checkpoints.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::AtomicBool,
+        mpsc::{Receiver, RecvTimeoutError, sync_channel},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use axis_proto::{
+    note::CheckpointSigner,
+    record::v1::{CargoKind, LeafList, LogOpened, Record},
+    tree,
+};
+use prost::Message as _;
+use tokio::sync::{oneshot, watch};
+
+use super::{Committer, Message, Progress, Queued};
+use crate::{
+    clock::Clock,
+    error::{Error, Result},
+    evidence::Tree,
+    journal::{Batch, Commit, Entry, Journal},
+    limits,
+    machine::{self, Command, Context, Outcome},
+    observe::{CommitSample, Metrics, Readiness},
+    state::{Changes, Draft, State, memory::MemoryState},
+    wire::read_once,
+};
+
+/// How long the writer waits for a command before it looks at the timers.
+const IDLE: Duration = Duration::from_millis(50);
+/// Envelopes whose time to become visible has come, at most so many a batch.
+const CONSIGN_DUE_MAX: usize = 16;
+
+/// What the writer works with.
+pub struct Parts {
+    /// The journal. Nobody else appends to it.
+    pub journal: Box<dyn Journal>,
+    /// The tree over it.
+    pub tree: Tree,
+    /// Signs the checkpoints.
+    pub signer: CheckpointSigner,
+    /// What follows, as far as the journal.
+    pub state: Arc<dyn State>,
+    /// The time.
+    pub clock: Clock,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Whether commits are possible.
+    pub readiness: Readiness,
+}
+
+/// Why nothing more can be committed.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// The journal did not take a batch. The process must stop: opening the
+    /// journal again finds out what the disk holds.
+    #[error("the journal did not take a batch of {records} records at {size}")]
+    Journal {
+        /// Where.
+        size: u64,
+        /// How many.
+        records: usize,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The tree's files could not be written.
+    #[error("the tree could not be written at {size}")]
+    Tree {
+        /// Where.
+        size: u64,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A log that has records cannot be created.
+    #[error("the journal holds records already")]
+    NotEmpty,
+}
+
+/// Writes the first record of a log: whose it is, and which origin its
+/// checkpoints carry.
+///
+/// # Errors
+/// If the journal is not empty or does not take the record.
+pub fn create_log(
+    journal: &mut dyn Journal,
+    tree: &mut Tree,
+    signer: &CheckpointSigner,
+    clock: &Clock,
+    opened: LogOpened,
+) -> std::result::Result<(), CommitError> {
+    if journal.size() > 0 {
+        return Err(CommitError::NotEmpty);
+    }
+    let empty = MemoryState::new();
+    let now_ms = clock.now_ms();
+    let entries = read_once(&empty, |read| {
+        let mut random = fill_random;
+        let mut batch = machine::Batch::new(read, 0, Context { now_ms, random: &mut random });
+        batch.open_log(opened).expect("the first record of a log is small");
+        batch.finish().0
+    });
+    append(journal, tree, signer, entries)?;
+    Ok(())
+}
+
+/// Starts the writer on a thread of its own.
+pub fn start(parts: Parts) -> (Committer, WriterHandle) {
+    let (queue, commands) = sync_channel(limits::COMMIT_QUEUE_MAX);
+    let directory_version = read_once(&*parts.state, |read| machine::query::meta(read).directory_version);
+    let progress = watch::Sender::new(Progress { size: parts.journal.size(), directory_version });
+    let committer = Committer {
+        queue: queue.clone(),
+        progress: progress.subscribe(),
+        full: Arc::new(AtomicBool::new(false)),
+    };
+    let writer = Writer { parts, commands, progress, lists: HashMap::new() };
+    let thread = std::thread::Builder::new()
+        .name("writer".into())
+        .spawn(move || writer.run())
+        .expect("a process that cannot start a thread cannot serve");
+    (committer, WriterHandle { queue, thread })
+}
+
+/// Stops the writer.
+pub struct WriterHandle {
+    queue: std::sync::mpsc::SyncSender<Message>,
+    thread: JoinHandle<()>,
+}
+
+impl WriterHandle {
+    /// Finishes what is queued, then ends. Blocks; callers that come later
+    /// are told that the hub is stopping.
+    pub fn stop(self) {
+        let _already_gone = self.queue.send(Message::Stop);
+        if self.thread.join().is_err() {
+            tracing::error!("the writer had panicked");
+        }
+    }
+}
+
+struct Writer {
+    parts: Parts,
+    commands: Receiver<Message>,
+    progress: watch::Sender<Progress>,
+    /// Recipients of envelopes that are being made visible, so that a
+    /// broadcast's list is read once.
+    lists: HashMap<u64, LeafList>,
+}
+
+/// Who waits for a batch, and what each will hear.
+type Answers = Vec<(oneshot::Sender<Result<Outcome>>, Result<Outcome>)>;
+
+/// What a batch was decided to be.
+struct Decided {
+    entries: Vec<Entry>,
+    changes: Changes,
+    answers: Answers,
+    oldest: Option<Instant>,
+    stop: bool,
+}
+
+impl Writer {
+    fn run(mut self) {
+        let guard = self.parts.readiness.writer_runs();
+        loop {
+            let own = self.own_commands();
+            let first = match self.wait(!own.is_empty()) {
+                Ok(first) => first,
+                Err(()) => break,
+            };
+            if first.is_none() && own.is_empty() {
+                continue;
+            }
+            let decided = self.decide(first, own);
+            let stop = decided.stop;
+            if let Err(error) = self.finish(decided) {
+                // Nobody is answered: nobody knows what the disk holds.
+                let chain = crate::error::Fault::new(error).chain();
+                tracing::error!(error = %chain, "nothing more can be recorded; stop and start the hub again");
+                self.parts.readiness.failed(chain);
+                return;
+            }
+            if stop {
+                break;
+            }
+        }
+        guard.stop();
+    }
+
+    /// The next message: at once if the writer has work of its own, else
+    /// within [`IDLE`].
+    fn wait(&self, has_own: bool) -> std::result::Result<Option<Message>, ()> {
+        let patience = if has_own { Duration::ZERO } else { IDLE };
+        match self.commands.recv_timeout(patience) {
+            Ok(message) => Ok(Some(message)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(()),
+        }
+    }
+
+    /// What the writer proposes itself: the next range of an envelope that is
+    /// becoming visible, and what the timers say.
+    fn own_commands(&mut self) -> Vec<Command> {
+        let now_ms = self.parts.clock.now_ms();
+        let clock_trusted = self.parts.clock.is_trusted();
+        let (pending, is_due) = read_once(&*self.parts.state, |read| {
+            let mut pending: Vec<u64> = machine::pending_consignment(read).into_iter().collect();
+            pending.extend(machine::due_consignments(read, now_ms, CONSIGN_DUE_MAX));
+            (pending, machine::is_due(read, now_ms, clock_trusted))
+        });
+        let mut own: Vec<Command> = Vec::new();
+        for sequence in pending {
+            match self.recipients_of(sequence) {
+                Ok(recipients) => own.push(Command::Consign { envelope_sequence: sequence, recipients }),
+                Err(error) => {
+                    tracing::error!(sequence, %error, "the recipients of an envelope cannot be read");
+                }
+            }
+        }
+        if is_due {
+            own.push(Command::Tick { clock_trusted });
+        }
+        own
+    }
+
+    fn recipients_of(&mut self, sequence: u64) -> Result<LeafList> {
+        if let Some(list) = self.lists.get(&sequence) {
+            return Ok(list.clone());
+        }
+        let batch = self.parts.journal.reader().batch_of(sequence)?;
+        let entry = batch.as_ref().and_then(|batch| batch.entry(sequence));
+        let entry = entry.ok_or_else(|| Error::fault("no such record"))?;
+        let record = Record::decode(entry.record.clone()).map_err(Error::fault)?;
+        let place = record.cargo.iter().position(|cargo| cargo.kind() == CargoKind::RecipientList);
+        let bytes = place.and_then(|place| entry.cargo.get(place)).cloned();
+        let bytes = bytes.ok_or_else(|| Error::fault("an accepted envelope has no recipient list"))?;
+        let list = LeafList::decode(bytes).map_err(Error::fault)?;
+        if list.leaves.len() > limits::CONSIGN_MAX {
+            // leaves are slices of one buffer: a clone is cheap
+            self.lists.clear();
+            self.lists.insert(sequence, list.clone());
+        }
+        Ok(list)
+    }
+
+    /// Decides the writer's own commands and then as many of the waiting ones
+    /// as fit into a batch.
+    fn decide(&self, first: Option<Message>, own: Vec<Command>) -> Decided {
+        let size = self.parts.journal.size();
+        let now_ms = self.parts.clock.now_ms();
+        read_once(&*self.parts.state, |read| {
+            let mut random = fill_random;
+            let mut batch = machine::Batch::new(read, size, Context { now_ms, random: &mut random });
+            let (mut answers, mut oldest, mut stop): (Answers, _, _) = (Vec::new(), None, false);
+            for command in own {
+                if let Err(error) = batch.decide(&command) {
+                    tracing::error!(%error, "the writer's own command was refused");
+                }
+            }
+            let mut next = first;
+            loop {
+                match next {
+                    Some(Message::Command(queued)) => {
+                        let Queued { command, answer, since } = *queued;
+                        oldest = oldest.or(Some(since));
+                        answers.push((answer, batch.decide(&command)));
+                    }
+                    Some(Message::Stop) => {
+                        stop = true;
+                        break;
+                    }
+                    None => break,
+                }
+                let (_, bytes) = batch.weight();
+                if answers.len() >= limits::BATCH_COMMANDS_MAX || bytes >= limits::BATCH_BYTES_MAX {
+                    break;
+                }
+                next = self.commands.try_recv().ok();
+            }
+            let (entries, changes) = batch.finish();
+            Decided { entries, changes, answers, oldest, stop }
+        })
+    }
+
+    /// Makes a decided batch durable, then visible, then known.
+    fn finish(&mut self, decided: Decided) -> std::result::Result<(), CommitError> {
+        let Decided { entries, changes, answers, oldest, .. } = decided;
+        if !entries.is_empty() {
+            let records = entries.len();
+            let began = Instant::now();
+            self.parts.readiness.commit_begins(self.parts.clock.monotonic_ms());
+            append(&mut *self.parts.journal, &mut self.parts.tree, &self.parts.signer, entries)?;
+            let sync_us = micros(began);
+            // Crash here: the records are durable and nobody knows; senders
+            // ask again and hear `duplicate`.
+            let size = self.parts.journal.size();
+            self.parts.state.publish(changes, size);
+            self.parts.readiness.commit_ends();
+            let latency_us = micros(oldest.unwrap_or(began));
+            self.parts.metrics.commit(CommitSample { records, latency_us, sync_us });
+            let directory_version =
+                read_once(&*self.parts.state, |read| machine::query::meta(read).directory_version);
+            self.progress.send_replace(Progress { size, directory_version });
+        }
+        for (answer, outcome) in answers {
+            // a caller that hung up does not need it
+            let _gone = answer.send(outcome);
+        }
+        Ok(())
+    }
+}
+
+/// Appends records as one batch under a signed checkpoint, durably, and then
+/// shows them to the tree's readers.
+fn append(
+    journal: &mut dyn Journal,
+    tree: &mut Tree,
+    signer: &CheckpointSigner,
+    entries: Vec<Entry>,
+) -> std::result::Result<(), CommitError> {
+    let records = entries.len();
+    let leaves: Vec<[u8; 32]> =
+        entries.iter().map(|entry| tree::record_leaf(&entry.salt, &entry.record)).collect();
+    tree.append(&leaves);
+    let (size, root) = (tree.size(), tree.root());
+    // Crash here, or a failed append: the checkpoint was signed but never
+    // left the process, and the next one for this size replaces it.
+    let commit = Commit { size, root, checkpoint: signer.sign(size, &root) };
+    journal.append(Batch { entries, commit }).map_err(|source| CommitError::Journal {
+        size: size - records as u64,
+        records,
+        source,
+    })?;
+    tree.persist().map_err(|source| CommitError::Tree { size, source })
+}
+
+/// Brings a state from before a journal entry to after it; what opening a
+/// state replays with.
+pub fn replay(draft: &mut Draft<'_>, entry: &Entry) -> std::io::Result<()> {
+    machine::apply(draft, entry).map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))
+}
+
+fn fill_random(buffer: &mut [u8]) {
+    getrandom::fill(buffer).expect("a system without randomness cannot serve");
+}
+
+fn micros(since: Instant) -> u64 {
+    since.elapsed().as_micros() as u64
+}

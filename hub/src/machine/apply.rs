@@ -1,0 +1,481 @@
+//! `apply(state, entry)`: what follows from one record. Used for new records
+//! and for replay alike; never decides, never refuses. A record of a kind it
+//! does not know changes nothing.
+
+use axis_proto::{
+    envelope::v1::{Priority, RecipientKind},
+    hub::v1::DeliveryState,
+    id::DeliveryId,
+    record::v1::{
+        self as record, CargoKind, ConsignmentLeaf, LeafList, Record, Settlement, directory_entry::Value,
+        record::Event,
+    },
+};
+use prost::Message;
+
+use super::tables::{
+    DeliveryRow, EnvelopeRow, KeyRow, MailboxRow, Meta, Timer, TokenRow, UploadRow, delivery_bytes, key,
+    lane_of, row,
+};
+use crate::{
+    journal::Entry,
+    limits,
+    state::{Draft, Read},
+};
+
+/// Brings the state from before a record to after it.
+///
+/// # Errors
+/// If the entry does not hold what its record says: a journal that passed its
+/// checksums never does that.
+pub fn apply(draft: &mut Draft<'_>, entry: &Entry) -> Result<(), prost::DecodeError> {
+    let record = Record::decode(entry.record.clone())?;
+    apply_record(draft, &record, entry)
+}
+
+pub(super) fn apply_record(
+    draft: &mut Draft<'_>,
+    record: &Record,
+    entry: &Entry,
+) -> Result<(), prost::DecodeError> {
+    let mut meta: Meta = row(draft, &key::meta()).unwrap_or_default();
+    meta.last_recorded_unix_ms = record.recorded_unix_ms;
+    for place in &record.feeds {
+        draft.put(key::feed(&place.system, place.feed_sequence), record.sequence.to_be_bytes().to_vec());
+        edit_mailbox(draft, &place.system, |mailbox| mailbox.feed_high = place.feed_sequence);
+    }
+    let at = At { sequence: record.sequence, now: record.recorded_unix_ms };
+    match &record.event {
+        Some(Event::LogOpened(event)) => {
+            meta.hub_id.clone_from(&event.hub_id);
+            meta.origin.clone_from(&event.origin);
+        }
+        Some(Event::Accepted(event)) => accepted(draft, at, record, event),
+        Some(Event::Consigned(event)) => consigned(draft, at, event, &leaf_list(record, entry)?)?,
+        Some(Event::Leased(event)) => leased(draft, at, event),
+        Some(Event::LeaseExtended(event)) => lease_extended(draft, event),
+        Some(Event::Released(event)) => released(draft, at, event),
+        Some(Event::Parked(event)) => parked(draft, at, event.delivery.as_ref()),
+        Some(Event::Requeued(event)) => requeued(draft, at, event.delivery.as_ref()),
+        Some(Event::Acknowledged(event)) => {
+            settle(draft, at, event.delivery.as_ref(), DeliveryState::Acknowledged);
+            grant_documents(draft, event.delivery.as_ref());
+        }
+        Some(Event::Rejected(event)) => settle(draft, at, event.delivery.as_ref(), DeliveryState::Rejected),
+        Some(Event::Expired(event)) => expired(draft, at, event.delivery.as_ref()),
+        Some(Event::Returned(event)) => settle(draft, at, event.delivery.as_ref(), DeliveryState::Returned),
+        Some(Event::ExpiryWarned(event)) => expiry_warned(draft, event),
+        Some(Event::LateAccepted(event)) => {
+            edit_delivery(draft, event.delivery.as_ref(), |delivery| delivery.late_sequence = at.sequence);
+            grant_documents(draft, event.delivery.as_ref());
+        }
+        Some(Event::Uploaded(event)) => grant(
+            draft,
+            &event.system,
+            &event.sha256,
+            UploadRow { size: event.size, pinned_until_unix_ms: event.pinned_until_unix_ms },
+        ),
+        Some(Event::DirectoryChanged(event)) => {
+            meta.directory_version = event.directory_version;
+            directory_changed(draft, at, event);
+        }
+        Some(Event::EnrolmentTokenIssued(event)) => {
+            let token = TokenRow { system: event.system.clone(), expires_unix_ms: event.expires_unix_ms };
+            if let Ok(digest) = axis_proto::id::Digest::from_slice(&event.token_sha256) {
+                draft.put(key::token(&digest), token.encode_to_vec());
+            }
+        }
+        Some(Event::SnapshotTaken(_) | Event::ClockConfirmed(_)) | None => {}
+    }
+    draft.put(key::meta(), meta.encode_to_vec());
+    Ok(())
+}
+
+#[derive(Clone, Copy)]
+struct At {
+    sequence: u64,
+    now: u64,
+}
+
+/// The id of the delivery that a record speaks of.
+pub fn delivery_id(delivery: &record::Delivery) -> DeliveryId {
+    DeliveryId { envelope_sequence: delivery.envelope_sequence, recipient_index: delivery.recipient_index }
+}
+
+fn accepted(draft: &mut Draft<'_>, at: At, record: &Record, event: &record::Accepted) {
+    let life = event.expires_unix_ms.saturating_sub(at.now);
+    let warn = event.expires_unix_ms.saturating_sub(limits::EXPIRY_WARNING_MS.min(life / 10));
+    let sealed = record.cargo.iter().find(|cargo| cargo.kind() == CargoKind::SealedEnvelope);
+    let bytes =
+        sealed.map_or(0, |cargo| cargo.size) + event.documents.iter().map(|file| file.size).sum::<u64>();
+    let envelope = EnvelopeRow {
+        sender_system: event.sender_system.clone(),
+        sender: event.sender.clone(),
+        envelope_id: event.envelope_id.to_vec(),
+        envelope_digest: event.envelope_digest.to_vec(),
+        accepted_unix_ms: at.now,
+        not_before_unix_ms: event.not_before_unix_ms,
+        expires_unix_ms: event.expires_unix_ms,
+        priority: event.priority,
+        recipient_count: event.recipient_count,
+        consigned_count: 0,
+        settled_count: 0,
+        bytes,
+        expire_cursor: 0,
+        warn_unix_ms: warn,
+    };
+    let whole = DeliveryId { envelope_sequence: at.sequence, recipient_index: 0 };
+    draft.put(key::envelope(at.sequence), envelope.encode_to_vec());
+    draft.put(key::envelope_id(&event.sender, &event.envelope_id), at.sequence.to_be_bytes().to_vec());
+    draft.put(key::timer(event.expires_unix_ms, Timer::Expire, &whole), Vec::new());
+    draft.put(key::timer(warn, Timer::Warn, &whole), Vec::new());
+    if event.not_before_unix_ms > at.now {
+        draft.put(key::timer(event.not_before_unix_ms, Timer::Consign, &whole), Vec::new());
+    } else {
+        draft.put(key::pending(at.sequence), Vec::new());
+    }
+    let in_vault: Vec<u8> = event
+        .documents
+        .iter()
+        .filter(|file| !file.inline)
+        .flat_map(|file| file.sha256.iter().copied().chain(file.size.to_be_bytes()))
+        .collect();
+    if !in_vault.is_empty() {
+        draft.put(key::documents(at.sequence), in_vault);
+    }
+}
+
+fn leaf_list(record: &Record, entry: &Entry) -> Result<LeafList, prost::DecodeError> {
+    let place = record.cargo.iter().position(|cargo| cargo.kind() == CargoKind::ConsignmentList);
+    let bytes = place.and_then(|place| entry.cargo.get(place)).cloned().unwrap_or_default();
+    LeafList::decode(bytes)
+}
+
+fn consigned(
+    draft: &mut Draft<'_>,
+    at: At,
+    event: &record::Consigned,
+    list: &LeafList,
+) -> Result<(), prost::DecodeError> {
+    let Some(mut envelope) = row::<EnvelopeRow>(draft, &key::envelope(event.envelope_sequence)) else {
+        return Ok(());
+    };
+    let lane = lane_of(envelope.priority());
+    for leaf in &list.leaves {
+        let leaf = ConsignmentLeaf::decode(leaf.clone())?;
+        let id =
+            DeliveryId { envelope_sequence: event.envelope_sequence, recipient_index: leaf.recipient_index };
+        let kind = if leaf.kind() == RecipientKind::Unspecified { RecipientKind::To } else { leaf.kind() };
+        let delivery = DeliveryRow {
+            agency: leaf.agency,
+            system: leaf.system,
+            mailbox_sequence: leaf.mailbox_sequence,
+            kind: kind.into(),
+            state: DeliveryState::Waiting.into(),
+            since_unix_ms: at.now,
+            since_sequence: at.sequence,
+            consigned_sequence: at.sequence,
+            consigned_unix_ms: at.now,
+            ..DeliveryRow::default()
+        };
+        draft.put(key::number(&delivery.system, delivery.mailbox_sequence), delivery_bytes(&id).to_vec());
+        put_ready(draft, &id, &delivery, &envelope);
+        edit_mailbox(draft, &delivery.system, |mailbox| {
+            mailbox.high = delivery.mailbox_sequence;
+            mailbox.waiting += 1;
+            mailbox.waiting_bytes += envelope.bytes;
+            mailbox.lanes[lane] += 1;
+        });
+        draft.put(key::delivery(&id), delivery.encode_to_vec());
+    }
+    let whole = DeliveryId { envelope_sequence: event.envelope_sequence, recipient_index: 0 };
+    if envelope.consigned_count == 0 && envelope.not_before_unix_ms > 0 {
+        draft.delete(key::timer(envelope.not_before_unix_ms, Timer::Consign, &whole));
+    }
+    envelope.consigned_count = event.first_recipient_index + event.recipient_count;
+    let pending = key::pending(event.envelope_sequence);
+    if envelope.consigned_count < envelope.recipient_count {
+        draft.put(pending, Vec::new());
+    } else {
+        draft.delete(pending);
+    }
+    draft.put(key::envelope(event.envelope_sequence), envelope.encode_to_vec());
+    Ok(())
+}
+
+fn leased(draft: &mut Draft<'_>, at: At, event: &record::Leased) {
+    let Some((id, mut delivery, envelope)) = find(draft, event.delivery.as_ref()) else { return };
+    take_from_queue(draft, &id, &delivery, &envelope);
+    delivery.state = DeliveryState::Leased.into();
+    delivery.since_unix_ms = at.now;
+    delivery.since_sequence = at.sequence;
+    delivery.attempts += 1;
+    delivery.leases = event.attempt;
+    delivery.due_unix_ms = event.lease_until_unix_ms;
+    draft.put(key::timer(delivery.due_unix_ms, Timer::Lapse, &id), Vec::new());
+    edit_mailbox(draft, &delivery.system, |mailbox| mailbox.leased += 1);
+    draft.put(key::delivery(&id), delivery.encode_to_vec());
+}
+
+fn lease_extended(draft: &mut Draft<'_>, event: &record::LeaseExtended) {
+    let Some((id, mut delivery, _)) = find(draft, event.delivery.as_ref()) else { return };
+    draft.delete(key::timer(delivery.due_unix_ms, Timer::Lapse, &id));
+    delivery.due_unix_ms = event.lease_until_unix_ms;
+    draft.put(key::timer(delivery.due_unix_ms, Timer::Lapse, &id), Vec::new());
+    draft.put(key::delivery(&id), delivery.encode_to_vec());
+}
+
+fn released(draft: &mut Draft<'_>, at: At, event: &record::Released) {
+    let Some((id, mut delivery, envelope)) = find(draft, event.delivery.as_ref()) else { return };
+    take_from_queue(draft, &id, &delivery, &envelope);
+    delivery.state = DeliveryState::Waiting.into();
+    delivery.since_unix_ms = at.now;
+    delivery.since_sequence = at.sequence;
+    delivery.due_unix_ms = event.due_unix_ms;
+    draft.put(
+        key::backing_off(&delivery.system, delivery.due_unix_ms, delivery.mailbox_sequence),
+        delivery_bytes(&id).to_vec(),
+    );
+    draft.put(key::delivery(&id), delivery.encode_to_vec());
+}
+
+fn parked(draft: &mut Draft<'_>, at: At, delivery: Option<&record::Delivery>) {
+    let Some((id, mut delivery, envelope)) = find(draft, delivery) else { return };
+    take_from_queue(draft, &id, &delivery, &envelope);
+    delivery.state = DeliveryState::Parked.into();
+    delivery.since_unix_ms = at.now;
+    delivery.since_sequence = at.sequence;
+    delivery.due_unix_ms = 0;
+    draft.put(key::parked(&delivery.system, &id), Vec::new());
+    edit_mailbox(draft, &delivery.system, |mailbox| mailbox.parked += 1);
+    draft.put(key::delivery(&id), delivery.encode_to_vec());
+}
+
+fn requeued(draft: &mut Draft<'_>, at: At, delivery: Option<&record::Delivery>) {
+    let Some((id, mut delivery, envelope)) = find(draft, delivery) else { return };
+    take_from_queue(draft, &id, &delivery, &envelope);
+    delivery.state = DeliveryState::Waiting.into();
+    delivery.since_unix_ms = at.now;
+    delivery.since_sequence = at.sequence;
+    delivery.attempts = 0;
+    delivery.due_unix_ms = 0;
+    put_ready(draft, &id, &delivery, &envelope);
+    draft.put(key::delivery(&id), delivery.encode_to_vec());
+}
+
+fn expired(draft: &mut Draft<'_>, at: At, delivery: Option<&record::Delivery>) {
+    settle(draft, at, delivery, DeliveryState::Expired);
+    let Some(delivery) = delivery else { return };
+    edit_envelope(draft, delivery.envelope_sequence, |envelope| {
+        envelope.expire_cursor = envelope.expire_cursor.max(delivery.recipient_index + 1);
+    });
+}
+
+fn expiry_warned(draft: &mut Draft<'_>, event: &record::ExpiryWarned) {
+    let whole = DeliveryId { envelope_sequence: event.envelope_sequence, recipient_index: 0 };
+    let mut warned = 0;
+    edit_envelope(draft, event.envelope_sequence, |envelope| {
+        warned = std::mem::take(&mut envelope.warn_unix_ms);
+    });
+    draft.delete(key::timer(warned, Timer::Warn, &whole));
+}
+
+/// A delivery ends: it leaves every queue, its number is settled, and the
+/// floor and the envelope's count move on.
+fn settle(draft: &mut Draft<'_>, at: At, delivery: Option<&record::Delivery>, state: DeliveryState) {
+    let Some((id, mut delivery, mut envelope)) = find(draft, delivery) else { return };
+    if delivery.is_settled() {
+        return;
+    }
+    take_from_queue(draft, &id, &delivery, &envelope);
+    delivery.state = state.into();
+    delivery.since_unix_ms = at.now;
+    delivery.since_sequence = at.sequence;
+    delivery.due_unix_ms = 0;
+    draft.put(key::delivery(&id), delivery.encode_to_vec());
+
+    let mut settled = delivery_bytes(&id).to_vec();
+    settled.push(delivery.settlement() as u8);
+    draft.put(key::number(&delivery.system, delivery.mailbox_sequence), settled);
+    let floor = floor_after(draft, &delivery.system);
+    let lane = lane_of(envelope.priority());
+    edit_mailbox(draft, &delivery.system, |mailbox| {
+        mailbox.floor = floor;
+        mailbox.waiting = mailbox.waiting.saturating_sub(1);
+        mailbox.waiting_bytes = mailbox.waiting_bytes.saturating_sub(envelope.bytes);
+        mailbox.lanes[lane] = mailbox.lanes[lane].saturating_sub(1);
+    });
+
+    envelope.settled_count += 1;
+    if envelope.settled_count == envelope.recipient_count {
+        let whole = DeliveryId { recipient_index: 0, ..id };
+        draft.delete(key::timer(envelope.expires_unix_ms, Timer::Expire, &whole));
+        draft.delete(key::timer(envelope.warn_unix_ms, Timer::Warn, &whole));
+    }
+    draft.put(key::envelope(id.envelope_sequence), envelope.encode_to_vec());
+}
+
+/// How far every number is settled.
+fn floor_after(draft: &Draft<'_>, system: &str) -> u64 {
+    let mailbox = mailbox(draft, system);
+    let mut floor = mailbox.floor;
+    let (start, end) = (key::number(system, floor + 1), key::number(system, mailbox.high + 1));
+    draft.scan(&start, &end, &mut |_, value| {
+        if value.len() > 12 {
+            floor += 1;
+            std::ops::ControlFlow::Continue(())
+        } else {
+            std::ops::ControlFlow::Break(())
+        }
+    });
+    floor
+}
+
+/// Removes a delivery from wherever it waits, with the counts of that place.
+fn take_from_queue(draft: &mut Draft<'_>, id: &DeliveryId, delivery: &DeliveryRow, envelope: &EnvelopeRow) {
+    match delivery.state() {
+        DeliveryState::Leased => {
+            draft.delete(key::timer(delivery.due_unix_ms, Timer::Lapse, id));
+            edit_mailbox(draft, &delivery.system, |mailbox| {
+                mailbox.leased = mailbox.leased.saturating_sub(1)
+            });
+        }
+        DeliveryState::Parked => {
+            draft.delete(key::parked(&delivery.system, id));
+            edit_mailbox(draft, &delivery.system, |mailbox| {
+                mailbox.parked = mailbox.parked.saturating_sub(1)
+            });
+        }
+        DeliveryState::Waiting if delivery.due_unix_ms > 0 => {
+            draft.delete(key::backing_off(&delivery.system, delivery.due_unix_ms, delivery.mailbox_sequence));
+        }
+        DeliveryState::Waiting => {
+            let lane = lane_of(envelope.priority());
+            draft.delete(key::ready(&delivery.system, lane, &envelope.sender, delivery.mailbox_sequence));
+        }
+        DeliveryState::Unspecified
+        | DeliveryState::Accepted
+        | DeliveryState::Acknowledged
+        | DeliveryState::Rejected
+        | DeliveryState::Expired
+        | DeliveryState::Withdrawn
+        | DeliveryState::Returned => {}
+    }
+}
+
+fn put_ready(draft: &mut Draft<'_>, id: &DeliveryId, delivery: &DeliveryRow, envelope: &EnvelopeRow) {
+    let lane = lane_of(envelope.priority());
+    draft.put(
+        key::ready(&delivery.system, lane, &envelope.sender, delivery.mailbox_sequence),
+        delivery_bytes(id).to_vec(),
+    );
+}
+
+/// Who acknowledged a delivery holds its documents, and may name them.
+fn grant_documents(draft: &mut Draft<'_>, delivery: Option<&record::Delivery>) {
+    let Some(delivery) = delivery else { return };
+    let Some(documents) = draft.get(&key::documents(delivery.envelope_sequence)) else { return };
+    for document in documents.chunks_exact(40) {
+        let (sha256, size) = document.split_at(32);
+        let size = super::tables::number(size);
+        grant(draft, &delivery.system, sha256, UploadRow { size, pinned_until_unix_ms: u64::MAX });
+    }
+}
+
+fn grant(draft: &mut Draft<'_>, system: &str, sha256: &[u8], upload: UploadRow) {
+    let key = key::upload(system, sha256);
+    let until = row::<UploadRow>(draft, &key).map_or(0, |held| held.pinned_until_unix_ms);
+    let longest = UploadRow { pinned_until_unix_ms: upload.pinned_until_unix_ms.max(until), ..upload };
+    draft.put(key, longest.encode_to_vec());
+}
+
+fn directory_changed(draft: &mut Draft<'_>, at: At, event: &record::DirectoryChanged) {
+    draft.put(key::change(event.directory_version), at.sequence.to_be_bytes().to_vec());
+    if let Ok(token) = axis_proto::id::Digest::from_slice(&event.enrolment_token_sha256) {
+        draft.delete(key::token(&token));
+    }
+    for entry in &event.entries {
+        match &entry.value {
+            Some(Value::System(system)) => draft.put(key::system(&system.system_id), system.encode_to_vec()),
+            Some(Value::Agency(agency)) => agency_changed(draft, agency),
+            Some(Value::SigningKey(key_now)) => {
+                let row = KeyRow { key: Some(key_now.clone()), changed_sequence: at.sequence };
+                draft.put(key::signing_key(&key_now.key_id), row.encode_to_vec());
+                draft.put(key::signing_key_of(&key_now.system, &key_now.key_id), Vec::new());
+            }
+            Some(Value::Certificate(certificate)) => {
+                draft.put(key::certificate(&certificate.fingerprint), certificate.encode_to_vec());
+                draft.put(key::certificate_of(&certificate.system, &certificate.fingerprint), Vec::new());
+            }
+            Some(Value::Group(group)) => draft.put(key::group(&group.group_id), group.encode_to_vec()),
+            Some(Value::GroupMembers(members)) => {
+                for code in &members.removed {
+                    draft.delete(key::member(&members.group_id, code));
+                }
+                for code in &members.added {
+                    draft.put(key::member(&members.group_id, code), Vec::new());
+                }
+            }
+            None => {}
+        }
+    }
+}
+
+fn agency_changed(draft: &mut Draft<'_>, agency: &record::Agency) {
+    if let Some(before) = row::<record::Agency>(draft, &key::agency(&agency.code)) {
+        before.aliases.iter().for_each(|alias| draft.delete(key::alias(alias)));
+        if !before.system.is_empty() {
+            draft.delete(key::agency_of(&before.system, &agency.code));
+        }
+    }
+    for alias in &agency.aliases {
+        draft.put(key::alias(alias), agency.code.clone().into_bytes());
+    }
+    if !agency.system.is_empty() {
+        draft.put(key::agency_of(&agency.system, &agency.code), Vec::new());
+    }
+    draft.put(key::agency(&agency.code), agency.encode_to_vec());
+}
+
+/// A system's counters; all zero for one that never had any.
+pub(super) fn mailbox(read: &dyn Read, system: &str) -> MailboxRow {
+    let mut mailbox: MailboxRow = row(read, &key::mailbox(system)).unwrap_or_default();
+    mailbox.lanes.resize(Priority::ExpressTimed as usize, 0);
+    mailbox
+}
+
+fn edit_mailbox(draft: &mut Draft<'_>, system: &str, edit: impl FnOnce(&mut MailboxRow)) {
+    let mut mailbox = mailbox(draft, system);
+    edit(&mut mailbox);
+    draft.put(key::mailbox(system), mailbox.encode_to_vec());
+}
+
+fn edit_envelope(draft: &mut Draft<'_>, sequence: u64, edit: impl FnOnce(&mut EnvelopeRow)) {
+    let key = key::envelope(sequence);
+    if let Some(mut envelope) = row::<EnvelopeRow>(draft, &key) {
+        edit(&mut envelope);
+        draft.put(key, envelope.encode_to_vec());
+    }
+}
+
+fn edit_delivery(
+    draft: &mut Draft<'_>,
+    delivery: Option<&record::Delivery>,
+    edit: impl FnOnce(&mut DeliveryRow),
+) {
+    let Some(id) = delivery.map(delivery_id) else { return };
+    if let Some(mut delivery) = row::<DeliveryRow>(draft, &key::delivery(&id)) {
+        edit(&mut delivery);
+        draft.put(key::delivery(&id), delivery.encode_to_vec());
+    }
+}
+
+fn find(
+    draft: &Draft<'_>,
+    delivery: Option<&record::Delivery>,
+) -> Option<(DeliveryId, DeliveryRow, EnvelopeRow)> {
+    let id = delivery_id(delivery?);
+    Some((id, row(draft, &key::delivery(&id))?, row(draft, &key::envelope(id.envelope_sequence))?))
+}
+
+const _: () = assert!(Settlement::Returned as i32 <= u8::MAX as i32);

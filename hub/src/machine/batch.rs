@@ -1,0 +1,230 @@
+//! `decide(state, command) → records | refusal | duplicate`, many commands a
+//! batch, each on the state as the ones before it left it. A refused command
+//! leaves nothing behind: every rule looks first and records last.
+
+use std::collections::BTreeMap;
+
+use axis_proto::{
+    id::Digest,
+    record::v1::{Cargo, CargoKind, FeedPlace, LeafList, LogOpened, Record, record::Event},
+};
+use bytes::Bytes;
+use prost::Message;
+
+use super::{
+    apply::{self, apply_record},
+    command::{Command, Outcome},
+    delivery, directory, envelope, query,
+    tables::{key, number},
+};
+use crate::{
+    error::{Error, Result},
+    journal::Entry,
+    limits::{self, Millis},
+    state::{Draft, Read},
+};
+
+/// What the machine is told about the world.
+pub struct Context<'a> {
+    /// The time of the batch. Never before the last record's.
+    pub now_ms: Millis,
+    /// Fills a buffer with unpredictable bytes.
+    pub random: &'a mut dyn FnMut(&mut [u8]),
+}
+
+/// Records that are decided together.
+pub struct Batch<'a> {
+    pub(super) draft: Draft<'a>,
+    pub(super) now: Millis,
+    random: &'a mut dyn FnMut(&mut [u8]),
+    next: u64,
+    entries: Vec<Entry>,
+    bytes: usize,
+}
+
+impl<'a> Batch<'a> {
+    /// Begins a batch on a moment of the state that holds `size` records.
+    pub fn new(read: &'a dyn Read, size: u64, context: Context<'a>) -> Self {
+        let now = context.now_ms.max(query::meta(read).last_recorded_unix_ms);
+        Self {
+            draft: Draft::new(read),
+            now,
+            random: context.random,
+            next: size,
+            entries: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Decides one command.
+    ///
+    /// # Errors
+    /// A refusal, with nothing recorded.
+    pub fn decide(&mut self, command: &Command) -> Result<Outcome> {
+        match command {
+            Command::Submit(submit) => envelope::submit(self, submit),
+            Command::Consign { envelope_sequence, recipients } => {
+                envelope::consign(self, *envelope_sequence, recipients)
+            }
+            Command::Lease { system, deliveries, duration_ms } => {
+                delivery::lease(self, system, deliveries, *duration_ms)
+            }
+            Command::Acknowledge { system, acknowledgement, signed } => {
+                delivery::acknowledge(self, system, acknowledgement, signed)
+            }
+            Command::Reject { system, rejection, signed } => {
+                delivery::reject(self, system, rejection, signed)
+            }
+            Command::Nack { system, delivery, attempt, delay_ms } => {
+                delivery::nack(self, system, delivery, *attempt, *delay_ms)
+            }
+            Command::Extend { system, delivery, attempt, duration_ms } => {
+                delivery::extend(self, system, delivery, *attempt, *duration_ms)
+            }
+            Command::Requeue { delivery, operator, remark } => {
+                delivery::requeue(self, delivery, operator, remark)
+            }
+            Command::Return { delivery, operator, remark } => {
+                delivery::give_back(self, delivery, operator, remark)
+            }
+            Command::Tick { clock_trusted } => Ok(delivery::tick(self, *clock_trusted)),
+            Command::Upload { system, sha256, size } => directory::upload(self, system, sha256, *size),
+            Command::ChangeDirectory { entries, actor, remark } => {
+                directory::change(self, entries, actor, remark)
+            }
+            Command::AddSystem { system, name, agencies, token_sha256, actor } => {
+                directory::add_system(self, system, name, agencies, token_sha256, actor)
+            }
+            Command::IssueToken { system, token_sha256, operator } => {
+                directory::issue_token(self, system, token_sha256, operator)
+            }
+            Command::Enrol { token_sha256, certificate, signing_key } => {
+                directory::enrol(self, token_sha256, certificate, signing_key)
+            }
+            Command::Renew { system, certificate, signing_key } => {
+                directory::renew(self, system, certificate.as_ref(), signing_key.as_ref())
+            }
+            Command::SetSystemState { system, state, actor, remark } => {
+                directory::set_system_state(self, system, *state, actor, remark)
+            }
+            Command::RevokeSigningKey { key_id, only_of, actor, remark } => {
+                directory::revoke_signing_key(self, key_id, only_of.as_ref(), actor, remark)
+            }
+            Command::RevokeCertificate { fingerprint, actor, remark } => {
+                directory::revoke_certificate(self, fingerprint, actor, remark)
+            }
+            Command::ConfirmClock { operator } => Ok(directory::confirm_clock(self, operator)),
+            Command::SnapshotTaken { applied_sequence, sha256, key_count } => {
+                Ok(directory::snapshot_taken(self, *applied_sequence, sha256, *key_count))
+            }
+        }
+    }
+
+    /// Records the opening of a log; only in an empty journal.
+    pub fn open_log(&mut self, opened: LogOpened) -> Result<u64> {
+        self.record(Event::LogOpened(opened), &[], Vec::new())
+    }
+
+    /// Number of records so far, and of their bytes with cargo.
+    pub fn weight(&self) -> (usize, usize) {
+        (self.entries.len(), self.bytes)
+    }
+
+    /// The records, and what they change.
+    pub fn finish(self) -> (Vec<Entry>, crate::state::Changes) {
+        (self.entries, self.draft.into_changes())
+    }
+
+    /// Adds a record, gives it its numbers, and applies it.
+    pub(super) fn record(
+        &mut self,
+        event: Event,
+        feeds: &[&str],
+        cargo: Vec<(CargoKind, Bytes)>,
+    ) -> Result<u64> {
+        let mut places: BTreeMap<&str, u64> = BTreeMap::new();
+        for system in feeds.iter().filter(|system| !system.is_empty()) {
+            places.insert(system, apply::mailbox(&self.draft, system).feed_high + 1);
+        }
+        let sequence = self.next;
+        let record = Record {
+            sequence,
+            recorded_unix_ms: self.now,
+            feeds: places
+                .into_iter()
+                .map(|(system, feed_sequence)| FeedPlace { system: system.to_owned(), feed_sequence })
+                .collect(),
+            cargo: cargo
+                .iter()
+                .map(|(kind, bytes)| Cargo {
+                    kind: (*kind).into(),
+                    sha256: Bytes::copy_from_slice(Digest::of(bytes).as_bytes()),
+                    size: bytes.len() as u64,
+                })
+                .collect(),
+            event: Some(event),
+        };
+        let bytes = Bytes::from(record.encode_to_vec());
+        if bytes.len() > limits::RECORD_BYTES_MAX {
+            let largest = limits::RECORD_BYTES_MAX;
+            return Err(Error::invalid(
+                "request",
+                axis_proto::hub::v1::Reason::TooLarge,
+                format!("a record of {} bytes, at most {largest}", bytes.len()),
+            ));
+        }
+        let mut salt = [0; 16];
+        (self.random)(&mut salt);
+        let cargo: Vec<Bytes> = cargo.into_iter().map(|(_, bytes)| bytes).collect();
+        self.bytes += bytes.len() + cargo.iter().map(Bytes::len).sum::<usize>();
+        let entry = Entry { sequence, salt, record: bytes, cargo };
+        apply_record(&mut self.draft, &record, &entry).map_err(Error::fault)?;
+        self.entries.push(entry);
+        self.next += 1;
+        Ok(sequence)
+    }
+
+    /// A fresh secret for a list of leaves.
+    pub(super) fn secret(&mut self) -> Bytes {
+        let mut secret = [0; 32];
+        (self.random)(&mut secret);
+        Bytes::copy_from_slice(&secret)
+    }
+}
+
+/// The first envelope that is not yet visible to all of its recipients though
+/// its time has come; its next range is the writer's to propose.
+pub fn pending_consignment(read: &dyn Read) -> Option<u64> {
+    let mut first = None;
+    read.scan(b"p", &key::end_of(b"p"), &mut |key, _| {
+        first = Some(number(&key[1..]));
+        std::ops::ControlFlow::Break(())
+    });
+    first
+}
+
+/// One record, nothing special.
+pub(super) fn recorded(sequence: u64) -> Outcome {
+    Outcome { sequences: vec![sequence], duplicate: false }
+}
+
+/// Decided before.
+pub(super) fn duplicate(sequence: u64) -> Outcome {
+    Outcome { sequences: vec![sequence], duplicate: true }
+}
+
+/// An operator's remark as cargo; none if empty.
+pub(super) fn remark_cargo(remark: &str) -> Result<Vec<(CargoKind, Bytes)>> {
+    if remark.len() > limits::REMARK_BYTES_MAX {
+        return Err(Error::invalid("remark", axis_proto::hub::v1::Reason::TooLarge, remark.len()));
+    }
+    let bytes = Bytes::copy_from_slice(remark.as_bytes());
+    Ok(if bytes.is_empty() { Vec::new() } else { vec![(CargoKind::Remark, bytes)] })
+}
+
+/// A list of leaves under a fresh secret, with its root.
+pub(super) fn leaf_list(batch: &mut Batch<'_>, leaves: Vec<Bytes>) -> (LeafList, [u8; 32]) {
+    let list = LeafList { secret: batch.secret(), leaves };
+    let root = axis_proto::leaves::root(&list);
+    (list, root)
+}

@@ -1,0 +1,106 @@
+//! What can be asked of the machine, and what it answers.
+
+use axis_proto::{
+    envelope::v1::{Acknowledgement, Envelope, Rejection},
+    id::{AgencyCode, DeliveryId, Digest, KeyId, SystemId},
+    record::v1::{Certificate, DirectoryEntry, LeafList, SigningKey, SystemState},
+};
+use bytes::Bytes;
+
+use crate::limits::Millis;
+
+/// Something that was verified and may now happen.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "the fields say it with their types")]
+pub enum Command {
+    /// Accept an envelope.
+    Submit(Box<Submit>),
+    /// Make a waiting envelope visible to its next recipients; the writer's
+    /// own. The list is the cargo of its Accepted record.
+    Consign { envelope_sequence: u64, recipients: LeafList },
+    /// Lease these deliveries to their system; those not ready are skipped.
+    Lease { system: SystemId, deliveries: Vec<DeliveryId>, duration_ms: Millis },
+    /// The recipient holds it.
+    Acknowledge { system: SystemId, acknowledgement: Acknowledgement, signed: Signed },
+    /// The recipient cannot take it.
+    Reject { system: SystemId, rejection: Rejection, signed: Signed },
+    /// Not now. A delay of 0 lets the hub choose.
+    Nack { system: SystemId, delivery: DeliveryId, attempt: u32, delay_ms: Millis },
+    /// Longer.
+    Extend { system: SystemId, delivery: DeliveryId, attempt: u32, duration_ms: Millis },
+    /// A document is in the vault.
+    Upload { system: SystemId, sha256: Digest, size: u64 },
+    /// Agencies, groups, members.
+    ChangeDirectory { entries: Vec<DirectoryEntry>, actor: String, remark: String },
+    /// A new system, the agencies it serves, and its first token.
+    AddSystem {
+        system: SystemId,
+        name: String,
+        agencies: Vec<AgencyCode>,
+        token_sha256: Digest,
+        actor: String,
+    },
+    /// A further token.
+    IssueToken { system: SystemId, token_sha256: Digest, operator: String },
+    /// A token becomes an identity.
+    Enrol { token_sha256: Digest, certificate: Certificate, signing_key: SigningKey },
+    /// A system's new certificate or key.
+    Renew { system: SystemId, certificate: Option<Certificate>, signing_key: Option<SigningKey> },
+    /// Suspend or resume.
+    SetSystemState { system: SystemId, state: SystemState, actor: String, remark: String },
+    /// Revoke a key; `only_of` restricts a system to its own.
+    RevokeSigningKey { key_id: KeyId, only_of: Option<SystemId>, actor: String, remark: String },
+    /// Revoke a certificate.
+    RevokeCertificate { fingerprint: Digest, actor: String, remark: String },
+    /// A parked delivery goes back into the queue.
+    Requeue { delivery: DeliveryId, operator: String, remark: String },
+    /// A parked delivery goes back to its sender.
+    Return { delivery: DeliveryId, operator: String, remark: String },
+    /// An operator vouches for the clock.
+    ConfirmClock { operator: String },
+    /// A snapshot was written.
+    SnapshotTaken { applied_sequence: u64, sha256: Digest, key_count: u64 },
+    /// What is due by now; the writer's own. Deadlines act only if the clock
+    /// is trusted.
+    Tick { clock_trusted: bool },
+}
+
+/// A verified envelope with its small documents.
+#[derive(Debug, Clone)]
+pub struct Submit {
+    /// The calling system.
+    pub system: SystemId,
+    /// The parsed payload.
+    pub envelope: Envelope,
+    /// What was signed, by whom.
+    pub signed: Signed,
+    /// Documents that ride along, each found in the manifest by its SHA-256.
+    pub documents: Vec<Bytes>,
+}
+
+/// Bytes whose signatures were verified.
+#[derive(Debug, Clone)]
+pub struct Signed {
+    /// The encoded SealedEnvelope, as it is kept.
+    pub sealed: Bytes,
+    /// SHA-256(PAE).
+    pub digest: Digest,
+    /// The keys that signed.
+    pub key_ids: Vec<KeyId>,
+}
+
+/// What became of a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The records, the one to show first.
+    pub sequences: Vec<u64>,
+    /// Whether it had been decided before; then nothing was recorded.
+    pub duplicate: bool,
+}
+
+impl Outcome {
+    /// The record to show.
+    pub fn sequence(&self) -> Option<u64> {
+        self.sequences.first().copied()
+    }
+}

@@ -1,0 +1,415 @@
+//! An envelope is accepted whole or not at all, then made visible to its
+//! recipients, a range at a time.
+
+use std::collections::BTreeMap;
+
+use axis_proto::{
+    envelope::v1::{Priority, RecipientKind, envelope::Body},
+    hub::v1::Reason,
+    id::{AgencyCode, Digest, KeyId, SystemId},
+    record::v1::{
+        Accepted, Agency, AgencyState, CargoKind, Consigned, ConsignmentLeaf, DocumentDigest, LeafList,
+        RecipientLeaf, SystemState, record::Event,
+    },
+};
+use bytes::Bytes;
+use prost::Message;
+
+use super::{
+    apply,
+    batch::{Batch, duplicate, leaf_list},
+    command::{Outcome, Signed, Submit},
+    query,
+    tables::{key, number},
+};
+use crate::{
+    error::{Error, Refusal, Result},
+    limits::{self, Millis},
+    state::Read,
+};
+
+/// Whom an envelope goes to, and what is missing before it can.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Expansion {
+    /// Each agency once, in order of code.
+    pub recipients: Vec<(AgencyCode, RecipientKind)>,
+    /// Documents that the system neither sends along, nor uploaded, nor
+    /// acknowledged.
+    pub missing_documents: Vec<Digest>,
+    /// The record that accepted this same envelope before.
+    pub duplicate_of: Option<u64>,
+}
+
+/// Whether an envelope could be accepted at this moment of the state, and for
+/// whom. Missing documents are listed, not refused.
+///
+/// # Errors
+/// The refusal, with every bad recipient named.
+pub fn check(read: &dyn Read, submit: &Submit, now_ms: Millis) -> std::result::Result<Expansion, Refusal> {
+    let envelope = &submit.envelope;
+    if let Some(sequence) = read.get(&key::envelope_id(&envelope.sender, &envelope.envelope_id)) {
+        return already_accepted(read, submit, number(&sequence));
+    }
+    may_speak_for(read, &submit.system, &envelope.sender, &submit.signed, now_ms)?;
+    in_time(submit, now_ms)?;
+    Ok(Expansion {
+        recipients: expand(read, submit, now_ms)?,
+        missing_documents: missing_documents(read, submit, now_ms),
+        duplicate_of: None,
+    })
+}
+
+fn already_accepted(
+    read: &dyn Read,
+    submit: &Submit,
+    sequence: u64,
+) -> std::result::Result<Expansion, Refusal> {
+    let held = query::envelope(read, sequence).map(|row| row.envelope_digest).unwrap_or_default();
+    if held == submit.signed.digest.as_bytes() {
+        return Ok(Expansion {
+            recipients: Vec::new(),
+            missing_documents: Vec::new(),
+            duplicate_of: Some(sequence),
+        });
+    }
+    Err(Refusal::new(Reason::EnvelopeConflict)
+        .at("envelope.envelope_id", Reason::EnvelopeConflict, "used for other content")
+        .fact("accepted_digest", hex::encode(held))
+        .fact("submitted_digest", submit.signed.digest))
+}
+
+/// Whether a system may act, serves an agency, and signed with keys that are
+/// its own, valid, and cover that agency, all at this moment.
+pub(super) fn may_speak_for(
+    read: &dyn Read,
+    system: &SystemId,
+    agency: &str,
+    signed: &Signed,
+    now_ms: Millis,
+) -> std::result::Result<(), Refusal> {
+    let active = query::system(read, system).is_some_and(|row| row.state() == SystemState::Active);
+    if !active {
+        return Err(Refusal::new(Reason::Suspended).at("system", Reason::Suspended, system));
+    }
+    if !query::serves(read, system, agency) {
+        return Err(Refusal::new(Reason::SenderNotServed).at("agency", Reason::SenderNotServed, agency));
+    }
+    let state = query::agency(read, agency).map(|row| row.state());
+    if state != Some(AgencyState::Active) {
+        return Err(Refusal::new(Reason::Suspended).at("agency", Reason::Suspended, agency));
+    }
+    for (place, key_id) in signed.key_ids.iter().enumerate() {
+        if let Some(reason) = key_fault(read, key_id, system, agency, now_ms) {
+            return Err(Refusal::new(reason).at(format!("sealed.signatures[{place}]"), reason, key_id));
+        }
+    }
+    Ok(())
+}
+
+fn key_fault(
+    read: &dyn Read,
+    key_id: &KeyId,
+    system: &SystemId,
+    agency: &str,
+    now_ms: Millis,
+) -> Option<Reason> {
+    let Some((key, _)) = query::signing_key(read, key_id).filter(|(key, _)| key.system == system.as_str())
+    else {
+        return Some(Reason::KeyUnknown);
+    };
+    if key.revoked_unix_ms != 0 {
+        return Some(Reason::KeyRevoked);
+    }
+    if now_ms < key.valid_from_unix_ms || (key.valid_until_unix_ms != 0 && now_ms >= key.valid_until_unix_ms)
+    {
+        return Some(Reason::KeyExpired);
+    }
+    let covers = key.agencies.is_empty() || key.agencies.iter().any(|code| code == agency);
+    if covers { None } else { Some(Reason::KeyOutOfScope) }
+}
+
+fn in_time(submit: &Submit, now_ms: Millis) -> std::result::Result<(), Refusal> {
+    let envelope = &submit.envelope;
+    let created = envelope.created_unix_ms;
+    let refuse = |reason, field: &str| {
+        Err(Refusal::new(reason).at(field, reason, created).fact("hub_time_unix_ms", now_ms))
+    };
+    if created.saturating_add(limits::CREATED_AGE_MAX_MS) < now_ms {
+        return refuse(Reason::Stale, "envelope.created_unix_ms");
+    }
+    if created > now_ms.saturating_add(limits::CREATED_AHEAD_MAX_MS) {
+        return refuse(Reason::Future, "envelope.created_unix_ms");
+    }
+    if expires(submit) <= now_ms {
+        return refuse(Reason::Expired, "envelope.expires_unix_ms");
+    }
+    Ok(())
+}
+
+/// The deadline, named or by default.
+fn expires(submit: &Submit) -> Millis {
+    match submit.envelope.expires_unix_ms {
+        0 => submit.envelope.created_unix_ms.saturating_add(limits::EXPIRES_DEFAULT_MS),
+        named => named,
+    }
+}
+
+fn expand(
+    read: &dyn Read,
+    submit: &Submit,
+    now_ms: Millis,
+) -> std::result::Result<Vec<(AgencyCode, RecipientKind)>, Refusal> {
+    let envelope = &submit.envelope;
+    let mut refusal = Refusal::new(Reason::RecipientsRefused);
+    let mut recipients: BTreeMap<AgencyCode, RecipientKind> = BTreeMap::new();
+    for (place, recipient) in envelope.recipients.iter().enumerate() {
+        let field = format!("envelope.recipients[{place}].agency");
+        match (recipient.agency.parse::<AgencyCode>(), recipient_fault(read, &recipient.agency, now_ms)) {
+            (Ok(code), None) => {
+                let kind = match recipient.kind() {
+                    RecipientKind::Unspecified | RecipientKind::To => RecipientKind::To,
+                    RecipientKind::Cc => RecipientKind::Cc,
+                };
+                recipients.insert(code, kind);
+            }
+            (_, Some((reason, detail))) => refusal = refusal.at(field, reason, detail),
+            (Err(_), None) => refusal = refusal.at(field, Reason::RecipientUnknown, &recipient.agency),
+        }
+    }
+    for (place, group) in envelope.groups.iter().enumerate() {
+        match group_members(read, group, &envelope.sender, now_ms) {
+            Ok(members) => members.into_iter().for_each(|code| {
+                recipients.entry(code).or_insert(RecipientKind::To);
+            }),
+            Err(reason) => refusal = refusal.at(format!("envelope.groups[{place}]"), reason, group),
+        }
+    }
+    if !refusal.violations.is_empty() {
+        return Err(refusal);
+    }
+    if recipients.is_empty() {
+        return Err(Refusal::new(Reason::RecipientsEmpty).at(
+            "envelope.recipients",
+            Reason::RecipientsEmpty,
+            0,
+        ));
+    }
+    if recipients.len() > limits::RECIPIENTS_MAX {
+        return Err(Refusal::new(Reason::TooLarge).at(
+            "envelope.recipients",
+            Reason::TooLarge,
+            recipients.len(),
+        ));
+    }
+    Ok(recipients.into_iter().collect())
+}
+
+fn recipient_fault(read: &dyn Read, code: &str, now_ms: Millis) -> Option<(Reason, String)> {
+    let Some(agency) = query::agency(read, code) else {
+        let known_as = query::agency_or_alias(read, code).map(|agency| format!(" (now {})", agency.code));
+        return Some((Reason::RecipientUnknown, format!("{code}{}", known_as.unwrap_or_default())));
+    };
+    let over = agency.valid_until_unix_ms != 0 && now_ms >= agency.valid_until_unix_ms;
+    if agency.state() == AgencyState::Closed || over {
+        return Some((Reason::RecipientClosed, closed_detail(&agency)));
+    }
+    if agency.system.is_empty() || now_ms < agency.valid_from_unix_ms {
+        return Some((Reason::RecipientNotConnected, code.to_owned()));
+    }
+    let reachable = query::is_reachable(read, &agency, now_ms);
+    if reachable { None } else { Some((Reason::RecipientSuspended, code.to_owned())) }
+}
+
+fn closed_detail(agency: &Agency) -> String {
+    match agency.successors.as_slice() {
+        [] => agency.code.clone(),
+        successors => format!("{} (successors: {})", agency.code, successors.join(", ")),
+    }
+}
+
+/// The members of a group that can be reached, without the sender.
+fn group_members(
+    read: &dyn Read,
+    group: &str,
+    sender: &str,
+    now_ms: Millis,
+) -> std::result::Result<Vec<AgencyCode>, Reason> {
+    let group = query::group(read, group).filter(|group| !group.closed).ok_or(Reason::GroupUnknown)?;
+    if !group.senders_allowed.is_empty() && !group.senders_allowed.iter().any(|code| code == sender) {
+        return Err(Reason::RecipientNotAllowed);
+    }
+    let agencies = if group.everyone {
+        all_agencies(read)
+    } else {
+        let codes = query::members(read, &group.group_id, "", limits::RECIPIENTS_MAX + 1);
+        codes.iter().filter_map(|code| query::agency(read, code)).collect()
+    };
+    let mut active = BTreeMap::new();
+    let members: Vec<AgencyCode> = agencies
+        .into_iter()
+        .filter(|agency| agency.code != sender)
+        .filter(|agency| {
+            // systems are few and agencies many: ask for each system once
+            let connected = active
+                .entry(agency.system.clone())
+                .or_insert_with(|| query::is_system_active(read, &agency.system));
+            *connected && query::is_in_force(agency, now_ms)
+        })
+        .filter_map(|agency| agency.code.parse().ok())
+        .collect();
+    if members.is_empty() { Err(Reason::GroupUnknown) } else { Ok(members) }
+}
+
+fn all_agencies(read: &dyn Read) -> Vec<Agency> {
+    let mut all = Vec::new();
+    let mut after = String::new();
+    loop {
+        let (page, next) = query::agencies(read, &after, 10_000, "");
+        all.extend(page);
+        if next.is_empty() {
+            return all;
+        }
+        after = next;
+    }
+}
+
+fn manifest(submit: &Submit) -> &[axis_proto::envelope::v1::Document] {
+    match &submit.envelope.body {
+        Some(Body::Document(body)) => &body.documents,
+        None => &[],
+    }
+}
+
+fn missing_documents(read: &dyn Read, submit: &Submit, now_ms: Millis) -> Vec<Digest> {
+    let along: Vec<Digest> = submit.documents.iter().map(|bytes| Digest::of(bytes)).collect();
+    manifest(submit)
+        .iter()
+        .filter_map(|document| Some((Digest::from_slice(&document.sha256).ok()?, document.size)))
+        .filter(|(sha256, size)| {
+            let granted = query::upload(read, &submit.system, sha256)
+                .is_some_and(|upload| upload.size == *size && now_ms < upload.pinned_until_unix_ms);
+            !granted && !along.contains(sha256)
+        })
+        .map(|(sha256, _)| sha256)
+        .collect()
+}
+
+/// Accepts an envelope and makes it visible to its first recipients.
+pub(super) fn submit(batch: &mut Batch<'_>, submit: &Submit) -> Result<Outcome> {
+    let expansion = check(&batch.draft, submit, batch.now)?;
+    if let Some(sequence) = expansion.duplicate_of {
+        return Ok(duplicate(sequence));
+    }
+    if !expansion.missing_documents.is_empty() {
+        let mut refusal = Refusal::new(Reason::DocumentMissing);
+        for (place, document) in manifest(submit).iter().enumerate() {
+            if expansion.missing_documents.iter().any(|sha256| sha256.as_bytes()[..] == document.sha256[..]) {
+                let field = format!("envelope.document.documents[{place}].sha256");
+                refusal = refusal.at(field, Reason::DocumentMissing, hex::encode(&document.sha256));
+            }
+        }
+        return Err(refusal.into());
+    }
+    let leaves = expansion.recipients.iter().enumerate().map(|(place, (code, kind))| {
+        let leaf =
+            RecipientLeaf { recipient_index: place as u32, agency: code.to_string(), kind: (*kind).into() };
+        Bytes::from(leaf.encode_to_vec())
+    });
+    let leaves = leaves.collect();
+    let (recipients, recipient_root) = leaf_list(batch, leaves);
+    let accepted = accepted(batch, submit, &recipients, &recipient_root);
+    let not_before = accepted.not_before_unix_ms;
+    let mut cargo = vec![
+        (CargoKind::SealedEnvelope, submit.signed.sealed.clone()),
+        (CargoKind::RecipientList, Bytes::from(recipients.encode_to_vec())),
+    ];
+    cargo.extend(submit.documents.iter().map(|bytes| (CargoKind::Document, bytes.clone())));
+    let sequence = batch.record(Event::Accepted(accepted), &[submit.system.as_str()], cargo)?;
+    let mut sequences = vec![sequence];
+    if not_before <= batch.now {
+        sequences.extend(consign(batch, sequence, &recipients)?.sequences);
+    }
+    Ok(Outcome { sequences, duplicate: false })
+}
+
+fn accepted(batch: &Batch<'_>, submit: &Submit, recipients: &LeafList, root: &[u8; 32]) -> Accepted {
+    let envelope = &submit.envelope;
+    let along: Vec<Digest> = submit.documents.iter().map(|bytes| Digest::of(bytes)).collect();
+    let documents = manifest(submit).iter().map(|document| DocumentDigest {
+        sha256: document.sha256.clone(),
+        size: document.size,
+        inline: along.iter().any(|sha256| sha256.as_bytes()[..] == document.sha256[..]),
+    });
+    let priority = match envelope.priority() {
+        Priority::Unspecified => Priority::Normal,
+        named => named,
+    };
+    Accepted {
+        sender_system: submit.system.to_string(),
+        sender: envelope.sender.clone(),
+        envelope_id: envelope.envelope_id.clone(),
+        envelope_digest: Bytes::copy_from_slice(submit.signed.digest.as_bytes()),
+        key_ids: key_ids(&submit.signed),
+        created_unix_ms: envelope.created_unix_ms,
+        not_before_unix_ms: envelope.not_before_unix_ms,
+        expires_unix_ms: expires(submit),
+        priority: priority.into(),
+        recipient_count: recipients.leaves.len() as u32,
+        recipient_root: Bytes::copy_from_slice(root),
+        directory_version: query::meta(&batch.draft).directory_version,
+        documents: documents.collect(),
+    }
+}
+
+/// The signers of something, as records name them.
+pub(super) fn key_ids(signed: &Signed) -> Vec<Bytes> {
+    signed.key_ids.iter().map(|id| Bytes::copy_from_slice(id.as_bytes())).collect()
+}
+
+/// Makes an envelope visible to its next recipients, at most
+/// [`limits::CONSIGN_MAX`]. Nothing is left to do if all see it already.
+pub(super) fn consign(batch: &mut Batch<'_>, sequence: u64, recipients: &LeafList) -> Result<Outcome> {
+    let Some(envelope) = query::envelope(&batch.draft, sequence) else {
+        return Err(Error::refused(Reason::NotFound));
+    };
+    let first = envelope.consigned_count as usize;
+    let range = recipients.leaves.iter().skip(first).take(limits::CONSIGN_MAX);
+    let mut numbers: BTreeMap<String, u64> = BTreeMap::new();
+    let mut leaves = Vec::new();
+    for leaf in range {
+        let leaf = RecipientLeaf::decode(leaf.clone()).map_err(Error::fault)?;
+        // Whoever serves the agency now; an agency that lost its system since
+        // it was accepted waits in the mailbox without a name, for operators.
+        let system =
+            query::agency(&batch.draft, &leaf.agency).map(|agency| agency.system).unwrap_or_default();
+        let high = match numbers.get(&system) {
+            Some(high) => *high,
+            None => apply::mailbox(&batch.draft, &system).high,
+        };
+        let mailbox_sequence = high + 1;
+        numbers.insert(system.clone(), mailbox_sequence);
+        let leaf = ConsignmentLeaf {
+            recipient_index: leaf.recipient_index,
+            agency: leaf.agency,
+            system,
+            mailbox_sequence,
+            kind: leaf.kind,
+        };
+        leaves.push(Bytes::from(leaf.encode_to_vec()));
+    }
+    if leaves.is_empty() {
+        return Ok(Outcome { sequences: Vec::new(), duplicate: false });
+    }
+    let count = leaves.len() as u32;
+    let (list, root) = leaf_list(batch, leaves);
+    let event = Event::Consigned(Consigned {
+        envelope_sequence: sequence,
+        envelope_digest: Bytes::from(envelope.envelope_digest),
+        first_recipient_index: first as u32,
+        recipient_count: count,
+        consignment_root: Bytes::copy_from_slice(&root),
+    });
+    let cargo = vec![(CargoKind::ConsignmentList, Bytes::from(list.encode_to_vec()))];
+    let consigned = batch.record(event, &[&envelope.sender_system], cargo)?;
+    Ok(Outcome { sequences: vec![consigned], duplicate: false })
+}

@@ -1,0 +1,587 @@
+//! Questions to one moment of the state. Never changes anything.
+
+use std::{collections::BTreeMap, ops::ControlFlow};
+
+use axis_proto::{
+    hub::v1::DeliveryState,
+    id::{AgencyCode, DeliveryId, Digest, EnvelopeId, KeyId, SystemId},
+    record::v1::{
+        Agency, AgencyState, Certificate, Group, Record, Settlement, SigningKey, System, SystemState,
+        directory_entry::Value, record::Event,
+    },
+};
+use prost::Message;
+
+pub use super::tables::{DeliveryRow, EnvelopeRow, MailboxRow, Meta, TokenRow, UploadRow};
+use super::{
+    apply,
+    tables::{KeyRow, delivery_from, key, number, row},
+};
+use crate::{limits::Millis, state::Read};
+
+/// About the whole.
+pub fn meta(read: &dyn Read) -> Meta {
+    row(read, &key::meta()).unwrap_or_default()
+}
+
+/// A system.
+pub fn system(read: &dyn Read, id: &SystemId) -> Option<System> {
+    row(read, &key::system(id.as_str()))
+}
+
+/// All systems, in order of id.
+pub fn systems(read: &dyn Read) -> Vec<System> {
+    rows(read, b"s", b"s", usize::MAX)
+}
+
+/// An agency by its code.
+pub fn agency(read: &dyn Read, code: &str) -> Option<Agency> {
+    row(read, &key::agency(code))
+}
+
+/// An agency by its code or an alias.
+pub fn agency_or_alias(read: &dyn Read, code: &str) -> Option<Agency> {
+    agency(read, code).or_else(|| agency(read, &String::from_utf8(read.get(&key::alias(code))?).ok()?))
+}
+
+/// At most `max` agencies after a code whose code or name contains a text,
+/// and where the next page begins (empty if there is none). Looks at no more
+/// than 10 000 at a time, so a page may be short, or empty, and yet have a
+/// next.
+pub fn agencies(read: &dyn Read, after: &str, max: usize, containing: &str) -> (Vec<Agency>, String) {
+    let wanted = containing.to_lowercase();
+    let mut start = key::agency(after);
+    start.push(0);
+    let (mut found, mut next, mut looked) = (Vec::new(), String::new(), 0);
+    let mut last = String::new();
+    read.scan(&start, &key::end_of(b"a"), &mut |_, value| {
+        if found.len() == max || looked == 10_000 {
+            next.clone_from(&last);
+            return ControlFlow::Break(());
+        }
+        looked += 1;
+        let agency: Agency = decode(value);
+        last.clone_from(&agency.code);
+        let matches = wanted.is_empty()
+            || agency.code.to_lowercase().contains(&wanted)
+            || agency.name.to_lowercase().contains(&wanted);
+        if matches {
+            found.push(agency);
+        }
+        ControlFlow::Continue(())
+    });
+    (found, next)
+}
+
+/// At most `max` agencies that a system serves.
+pub fn agencies_of(read: &dyn Read, system: &SystemId, max: usize) -> Vec<AgencyCode> {
+    let prefix = key::agency_of(system.as_str(), "");
+    suffixes(read, &prefix, max).into_iter().filter_map(|code| text(&code).parse().ok()).collect()
+}
+
+/// How many agencies a system serves.
+pub fn agency_count(read: &dyn Read, system: &SystemId) -> u32 {
+    let prefix = key::agency_of(system.as_str(), "");
+    let mut count = 0;
+    read.scan(&prefix, &key::end_of(&prefix), &mut |_, _| {
+        count += 1;
+        ControlFlow::Continue(())
+    });
+    count
+}
+
+/// Whether a system serves an agency.
+pub fn serves(read: &dyn Read, system: &SystemId, agency: &str) -> bool {
+    read.get(&key::agency_of(system.as_str(), agency)).is_some()
+}
+
+/// A certificate by the SHA-256 of its DER form.
+pub fn certificate(read: &dyn Read, fingerprint: &Digest) -> Option<Certificate> {
+    row(read, &key::certificate(fingerprint.as_bytes()))
+}
+
+/// A system's certificates.
+pub fn certificates_of(read: &dyn Read, system: &SystemId) -> Vec<Certificate> {
+    let prints = suffixes(read, &key::certificate_of(system.as_str(), b""), usize::MAX);
+    prints.iter().filter_map(|print| row(read, &key::certificate(print))).collect()
+}
+
+/// A signing key and the record that last changed it.
+pub fn signing_key(read: &dyn Read, id: &KeyId) -> Option<(SigningKey, u64)> {
+    let row: KeyRow = row(read, &key::signing_key(id.as_bytes()))?;
+    Some((row.key?, row.changed_sequence))
+}
+
+/// A system's signing keys.
+pub fn signing_keys_of(read: &dyn Read, system: &SystemId) -> Vec<SigningKey> {
+    let ids = suffixes(read, &key::signing_key_of(system.as_str(), b""), usize::MAX);
+    ids.iter().filter_map(|id| row::<KeyRow>(read, &key::signing_key(id))?.key).collect()
+}
+
+/// A token that was not used yet, by the SHA-256 of its secret.
+pub fn token(read: &dyn Read, sha256: &Digest) -> Option<TokenRow> {
+    row(read, &key::token(sha256))
+}
+
+/// A group.
+pub fn group(read: &dyn Read, id: &str) -> Option<Group> {
+    row(read, &key::group(id))
+}
+
+/// At most `max` groups after an id, and where the next page begins.
+pub fn groups(read: &dyn Read, after: &str, max: usize) -> (Vec<Group>, String) {
+    let mut start = key::group(after);
+    start.push(0);
+    let mut groups: Vec<Group> = rows(read, &start, b"g", max.saturating_add(1));
+    let more = groups.len() > max;
+    groups.truncate(max);
+    let next = if more { groups.last().map(|group| group.group_id.clone()) } else { None };
+    (groups, next.unwrap_or_default())
+}
+
+/// At most `max` codes of a group's members after a code. Empty for a group
+/// of everyone.
+pub fn members(read: &dyn Read, group: &str, after: &str, max: usize) -> Vec<String> {
+    let prefix = key::member(group, "");
+    let mut start = key::member(group, after);
+    start.push(0);
+    let mut codes = Vec::new();
+    read.scan(&start, &key::end_of(&prefix), &mut |key, _| {
+        if codes.len() == max {
+            return ControlFlow::Break(());
+        }
+        codes.push(text(&key[prefix.len()..]).to_owned());
+        ControlFlow::Continue(())
+    });
+    codes
+}
+
+/// At most `max` directory versions after one, each with its record.
+pub fn changes(read: &dyn Read, since_version: u64, max: usize) -> Vec<(u64, u64)> {
+    let mut found = Vec::new();
+    read.scan(&key::change(since_version.saturating_add(1)), &key::end_of(b"v"), &mut |key, value| {
+        if found.len() == max {
+            return ControlFlow::Break(());
+        }
+        found.push((number(&key[1..]), number(value)));
+        ControlFlow::Continue(())
+    });
+    found
+}
+
+/// An accepted envelope by the sequence of its record.
+pub fn envelope(read: &dyn Read, sequence: u64) -> Option<EnvelopeRow> {
+    row(read, &key::envelope(sequence))
+}
+
+/// An accepted envelope's record by its sender and id.
+pub fn envelope_by_id(read: &dyn Read, sender: &AgencyCode, id: &EnvelopeId) -> Option<u64> {
+    read.get(&key::envelope_id(sender.as_str(), id.as_bytes())).map(|value| number(&value))
+}
+
+/// A delivery.
+pub fn delivery(read: &dyn Read, id: &DeliveryId) -> Option<DeliveryRow> {
+    row(read, &key::delivery(id))
+}
+
+/// Whether a record concerns a system: something about its agencies'
+/// envelopes, or about itself.
+pub fn may_see(read: &dyn Read, system: &SystemId, record: &Record) -> bool {
+    let id = system.as_str();
+    let of_envelope = |sequence: u64| envelope(read, sequence).is_some_and(|row| row.sender_system == id);
+    let delivery = match &record.event {
+        Some(Event::Accepted(event)) => {
+            return event.sender_system == id || receives(read, system, record.sequence);
+        }
+        Some(Event::Consigned(event)) => {
+            return of_envelope(event.envelope_sequence) || receives(read, system, event.envelope_sequence);
+        }
+        Some(Event::ExpiryWarned(event)) => return of_envelope(event.envelope_sequence),
+        Some(Event::Uploaded(event)) => return event.system == id,
+        Some(Event::EnrolmentTokenIssued(event)) => return event.system == id,
+        Some(Event::DirectoryChanged(event)) => {
+            return event.entries.iter().all(|entry| match &entry.value {
+                Some(Value::Certificate(certificate)) => certificate.system == id,
+                _ => true,
+            });
+        }
+        Some(Event::LogOpened(_)) => return true,
+        Some(Event::Leased(event)) => event.delivery.as_ref(),
+        Some(Event::LeaseExtended(event)) => event.delivery.as_ref(),
+        Some(Event::Released(event)) => event.delivery.as_ref(),
+        Some(Event::Acknowledged(event)) => event.delivery.as_ref(),
+        Some(Event::Rejected(event)) => event.delivery.as_ref(),
+        Some(Event::Parked(event)) => event.delivery.as_ref(),
+        Some(Event::Requeued(event)) => event.delivery.as_ref(),
+        Some(Event::Expired(event)) => event.delivery.as_ref(),
+        Some(Event::Returned(event)) => event.delivery.as_ref(),
+        Some(Event::LateAccepted(event)) => event.delivery.as_ref(),
+        Some(Event::SnapshotTaken(_) | Event::ClockConfirmed(_)) | None => None,
+    };
+    delivery.is_some_and(|delivery| delivery.system == id || of_envelope(delivery.envelope_sequence))
+}
+
+/// Whether an envelope is visible to a system as a recipient.
+pub fn receives(read: &dyn Read, system: &SystemId, envelope_sequence: u64) -> bool {
+    let prefix = key::deliveries(envelope_sequence);
+    let mut found = false;
+    read.scan(&prefix, &key::end_of(&prefix), &mut |_, value| {
+        found = decode::<DeliveryRow>(value).system == system.as_str();
+        if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    found
+}
+
+/// A system's counters.
+pub fn mailbox(read: &dyn Read, system: &SystemId) -> MailboxRow {
+    apply::mailbox(read, system.as_str())
+}
+
+/// When the oldest delivery that is not settled became visible.
+pub fn oldest_unix_ms(read: &dyn Read, system: &SystemId) -> Option<Millis> {
+    let mailbox = mailbox(read, system);
+    let value = read.get(&key::number(system.as_str(), mailbox.floor + 1))?;
+    Some(delivery(read, &delivery_from(&value))?.consigned_unix_ms)
+}
+
+/// At most `max` settled numbers above one and up to `to`, in order.
+pub fn gone(
+    read: &dyn Read,
+    system: &SystemId,
+    after: u64,
+    to: u64,
+    max: usize,
+) -> Vec<(u64, DeliveryId, Settlement)> {
+    let mut found = Vec::new();
+    let start = key::number(system.as_str(), after.saturating_add(1));
+    let end = key::number(system.as_str(), to.saturating_add(1));
+    read.scan(&start, &end, &mut |key, value| {
+        if found.len() == max {
+            return ControlFlow::Break(());
+        }
+        if let Some(why) = value.get(12).and_then(|byte| Settlement::try_from(i32::from(*byte)).ok()) {
+            found.push((number(&key[key.len() - 8..]), delivery_from(value), why));
+        }
+        ControlFlow::Continue(())
+    });
+    found
+}
+
+/// At most `max` feed entries after one: number and record.
+pub fn feed(read: &dyn Read, system: &SystemId, after: u64, max: usize) -> Vec<(u64, u64)> {
+    let mut found = Vec::new();
+    let prefix = key::feed(system.as_str(), 0);
+    let end = key::end_of(&prefix[..prefix.len() - 8]);
+    read.scan(&key::feed(system.as_str(), after.saturating_add(1)), &end, &mut |key, value| {
+        if found.len() == max {
+            return ControlFlow::Break(());
+        }
+        found.push((number(&key[key.len() - 8..]), number(value)));
+        ControlFlow::Continue(())
+    });
+    found
+}
+
+/// A document that a system may name.
+pub fn upload(read: &dyn Read, system: &SystemId, sha256: &Digest) -> Option<UploadRow> {
+    row(read, &key::upload(system.as_str(), sha256.as_bytes()))
+}
+
+/// One recipient's part of an envelope.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tracked {
+    /// The delivery.
+    pub id: DeliveryId,
+    /// Where it is.
+    pub delivery: DeliveryRow,
+}
+
+/// At most `max` visible deliveries of an envelope from an index on, in
+/// order; only those of one system if it is named. The second value is where
+/// the next page begins; 0 if there is none.
+pub fn track(
+    read: &dyn Read,
+    envelope_sequence: u64,
+    first_index: u32,
+    max: usize,
+    only_system: Option<&SystemId>,
+) -> (Vec<Tracked>, u32) {
+    let first = DeliveryId { envelope_sequence, recipient_index: first_index };
+    let end = key::end_of(&key::deliveries(envelope_sequence));
+    let (mut found, mut next) = (Vec::new(), 0);
+    read.scan(&key::delivery(&first), &end, &mut |key, value| {
+        let id = delivery_from(&key[1..]);
+        if found.len() == max {
+            next = id.recipient_index;
+            return ControlFlow::Break(());
+        }
+        let delivery: DeliveryRow = decode(value);
+        if only_system.is_none_or(|system| delivery.system == system.as_str()) {
+            found.push(Tracked { id, delivery });
+        }
+        ControlFlow::Continue(())
+    });
+    (found, next)
+}
+
+/// At most `max` parked deliveries after one, in order of system and id.
+pub fn parked(
+    read: &dyn Read,
+    only_system: Option<&SystemId>,
+    after: Option<DeliveryId>,
+    max: usize,
+) -> Vec<Tracked> {
+    let systems = match only_system {
+        Some(system) => vec![system.as_str().to_owned()],
+        None => systems(read).into_iter().map(|system| system.system_id).collect(),
+    };
+    let mut ids = Vec::new();
+    for system in systems {
+        ids.extend(suffixes(read, &key::parked_of(&system), usize::MAX).iter().map(|id| delivery_from(id)));
+    }
+    ids.sort_unstable();
+    ids.into_iter()
+        .filter(|id| after.is_none_or(|after| *id > after))
+        .filter_map(|id| Some(Tracked { id, delivery: delivery(read, &id)? }))
+        .take(max)
+        .collect()
+}
+
+/// The most attempts that any of a system's leased, parked or backing-off
+/// deliveries has had.
+pub fn attempts_most(read: &dyn Read, system: &SystemId) -> u32 {
+    let backing = key::backing_offs(system.as_str());
+    let mut most = 0;
+    let mut ids: Vec<DeliveryId> = Vec::new();
+    read.scan(&backing, &key::end_of(&backing), &mut |_, value| {
+        ids.push(delivery_from(value));
+        if ids.len() == 1_000 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    ids.extend(suffixes(read, &key::parked_of(system.as_str()), 1_000).iter().map(|id| delivery_from(id)));
+    for id in ids {
+        most = most.max(delivery(read, &id).map_or(0, |delivery| delivery.attempts));
+    }
+    most
+}
+
+/// When the first backing-off delivery of a system may be leased again.
+pub fn next_due_ms(read: &dyn Read, system: &SystemId) -> Option<Millis> {
+    let prefix = key::backing_offs(system.as_str());
+    let mut due = None;
+    read.scan(&prefix, &key::end_of(&prefix), &mut |key, _| {
+        due = Some(number(&key[prefix.len()..prefix.len() + 8]));
+        ControlFlow::Break(())
+    });
+    due
+}
+
+/// Whose turn it is in one mailbox: lanes by weight, senders in a circle.
+/// Kept by whoever hands out deliveries; not part of the state.
+#[derive(Debug, Clone, Default)]
+pub struct Turns {
+    balance: [i64; 5],
+    last_sender: [Vec<u8>; 5],
+}
+
+/// Weights of the lanes, lowest priority first: while all are full, each gets
+/// this many of 31 turns.
+const LANE_WEIGHTS: [i64; 5] = [1, 2, 4, 8, 16];
+
+/// At most `max` deliveries of a system that may be leased now. Those that
+/// come back from a delay take at most every other turn.
+pub fn ready(
+    read: &dyn Read,
+    system: &SystemId,
+    now_ms: Millis,
+    turns: &mut Turns,
+    max: usize,
+) -> Vec<DeliveryId> {
+    let mut due = due_again(read, system, now_ms, max).into_iter();
+    let mut lanes: [Option<Lane>; 5] = std::array::from_fn(|lane| Some(Lane::new(system, lane, turns)));
+    let mut chosen = Vec::new();
+    while chosen.len() < max {
+        if chosen.len() % 2 == 0
+            && let Some(id) = due.next()
+        {
+            chosen.push(id);
+            continue;
+        }
+        match next_by_lane(read, &mut lanes, turns) {
+            Some(id) => chosen.push(id),
+            None => {
+                chosen.extend(due.by_ref().take(max - chosen.len()));
+                break;
+            }
+        }
+    }
+    chosen
+}
+
+fn due_again(read: &dyn Read, system: &SystemId, now_ms: Millis, max: usize) -> Vec<DeliveryId> {
+    let start = key::backing_offs(system.as_str());
+    let end = key::backing_off(system.as_str(), now_ms.saturating_add(1), 0);
+    let mut ids = Vec::new();
+    read.scan(&start, &end, &mut |_, value| {
+        if ids.len() == max {
+            return ControlFlow::Break(());
+        }
+        ids.push(delivery_from(value));
+        ControlFlow::Continue(())
+    });
+    ids
+}
+
+/// Smooth weighted round robin over the lanes that have something.
+fn next_by_lane(read: &dyn Read, lanes: &mut [Option<Lane>; 5], turns: &mut Turns) -> Option<DeliveryId> {
+    let mut best: Option<usize> = None;
+    let mut total = 0;
+    for lane in 0..lanes.len() {
+        let Some(open) = &mut lanes[lane] else { continue };
+        if !open.fill(read) {
+            lanes[lane] = None;
+            turns.balance[lane] = 0;
+            continue;
+        }
+        turns.balance[lane] += LANE_WEIGHTS[lane];
+        total += LANE_WEIGHTS[lane];
+        if best.is_none_or(|best| turns.balance[lane] >= turns.balance[best]) {
+            best = Some(lane);
+        }
+    }
+    let best = best?;
+    turns.balance[best] -= total;
+    let (sender, id) = lanes[best].as_mut()?.next.take()?;
+    turns.last_sender[best] = sender;
+    Some(id)
+}
+
+/// One lane's candidates: senders in a circle, each in order of number.
+struct Lane {
+    prefix: Vec<u8>,
+    last_sender: Vec<u8>,
+    /// Where each sender's next candidate begins.
+    cursors: BTreeMap<Vec<u8>, Vec<u8>>,
+    next: Option<(Vec<u8>, DeliveryId)>,
+}
+
+impl Lane {
+    fn new(system: &SystemId, lane: usize, turns: &Turns) -> Self {
+        Self {
+            prefix: key::ready_lane(system.as_str(), lane),
+            last_sender: turns.last_sender[lane].clone(),
+            cursors: BTreeMap::new(),
+            next: None,
+        }
+    }
+
+    /// Finds the next candidate; false if the lane has none left.
+    fn fill(&mut self, read: &dyn Read) -> bool {
+        if self.next.is_some() {
+            return true;
+        }
+        let mut sender = self.sender_after(read, &self.last_sender.clone());
+        let first = sender.clone();
+        while let Some(name) = sender {
+            if let Some((key, id)) = self.candidate(read, &name) {
+                self.cursors.insert(name.clone(), [key.as_slice(), &[0]].concat());
+                self.last_sender.clone_from(&name);
+                self.next = Some((name, id));
+                return true;
+            }
+            sender = self.sender_after(read, &name);
+            if sender == first {
+                break;
+            }
+        }
+        false
+    }
+
+    fn sender_prefix(&self, sender: &[u8]) -> Vec<u8> {
+        [self.prefix.as_slice(), sender, &[0]].concat()
+    }
+
+    /// The first sender after one, around the circle.
+    fn sender_after(&self, read: &dyn Read, sender: &[u8]) -> Option<Vec<u8>> {
+        let from =
+            if sender.is_empty() { self.prefix.clone() } else { key::end_of(&self.sender_prefix(sender)) };
+        self.first_sender(read, &from).or_else(|| self.first_sender(read, &self.prefix))
+    }
+
+    fn first_sender(&self, read: &dyn Read, from: &[u8]) -> Option<Vec<u8>> {
+        let mut sender = None;
+        read.scan(from, &key::end_of(&self.prefix), &mut |key, _| {
+            sender = Some(key[self.prefix.len()..key.len() - 9].to_vec());
+            ControlFlow::Break(())
+        });
+        sender
+    }
+
+    fn candidate(&self, read: &dyn Read, sender: &[u8]) -> Option<(Vec<u8>, DeliveryId)> {
+        let prefix = self.sender_prefix(sender);
+        let start = self.cursors.get(sender).unwrap_or(&prefix);
+        let mut found = None;
+        read.scan(start, &key::end_of(&prefix), &mut |key, value| {
+            found = Some((key.to_vec(), delivery_from(value)));
+            ControlFlow::Break(())
+        });
+        found
+    }
+}
+
+/// Whether an agency can receive at a moment: active, valid, connected to an
+/// active system.
+pub fn is_reachable(read: &dyn Read, agency: &Agency, now_ms: Millis) -> bool {
+    is_in_force(agency, now_ms) && is_system_active(read, &agency.system)
+}
+
+/// Whether an agency is active and valid at a moment.
+pub fn is_in_force(agency: &Agency, now_ms: Millis) -> bool {
+    agency.state() == AgencyState::Active
+        && agency.valid_from_unix_ms <= now_ms
+        && (agency.valid_until_unix_ms == 0 || now_ms < agency.valid_until_unix_ms)
+}
+
+/// Whether a system exists and may act.
+pub fn is_system_active(read: &dyn Read, system: &str) -> bool {
+    row::<System>(read, &key::system(system)).is_some_and(|system| system.state() == SystemState::Active)
+}
+
+/// Whether a delivery can still be settled.
+pub fn is_open(delivery: &DeliveryRow) -> bool {
+    matches!(
+        delivery.state(),
+        DeliveryState::Waiting | DeliveryState::Leased | DeliveryState::Parked | DeliveryState::Accepted
+    )
+}
+
+fn rows<M: Message + Default>(read: &dyn Read, start: &[u8], prefix: &[u8], max: usize) -> Vec<M> {
+    let mut found = Vec::new();
+    read.scan(start, &key::end_of(prefix), &mut |_, value| {
+        if found.len() == max {
+            return ControlFlow::Break(());
+        }
+        found.push(decode(value));
+        ControlFlow::Continue(())
+    });
+    found
+}
+
+fn suffixes(read: &dyn Read, prefix: &[u8], max: usize) -> Vec<Vec<u8>> {
+    let mut found = Vec::new();
+    read.scan(prefix, &key::end_of(prefix), &mut |key, _| {
+        if found.len() == max {
+            return ControlFlow::Break(());
+        }
+        found.push(key[prefix.len()..].to_vec());
+        ControlFlow::Continue(())
+    });
+    found
+}
+
+fn decode<M: Message + Default>(value: &[u8]) -> M {
+    M::decode(value).expect("the state holds only rows that the machine wrote")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("codes in keys were text when the machine wrote them")
+}

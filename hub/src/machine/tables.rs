@@ -1,0 +1,429 @@
+//! The state's keys and rows. Derived: a change of layout raises
+//! [`LAYOUT_VERSION`], and the state is rebuilt from the journal.
+//!
+//! A key is a tag byte and its parts: numbers big-endian, texts ended by a
+//! zero byte when something follows. Ids never hold a zero byte.
+
+use axis_proto::{
+    envelope::v1::{Priority, RecipientKind},
+    hub::v1::DeliveryState,
+    id::{DeliveryId, Digest},
+    record::v1::{Settlement, SigningKey},
+};
+use prost::Message;
+
+use crate::state::Read;
+
+/// Raised with every change of a key or row.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// The one row about the whole.
+#[derive(Clone, PartialEq, Message)]
+pub struct Meta {
+    /// Name of the hub.
+    #[prost(string, tag = "1")]
+    pub hub_id: String,
+    /// Origin of the log.
+    #[prost(string, tag = "2")]
+    pub origin: String,
+    /// Version of the directory.
+    #[prost(uint64, tag = "3")]
+    pub directory_version: u64,
+    /// Time of the last record.
+    #[prost(uint64, tag = "4")]
+    pub last_recorded_unix_ms: u64,
+}
+
+/// An accepted envelope.
+#[derive(Clone, PartialEq, Message)]
+pub struct EnvelopeRow {
+    /// The system that submitted it.
+    #[prost(string, tag = "1")]
+    pub sender_system: String,
+    /// Its author.
+    #[prost(string, tag = "2")]
+    pub sender: String,
+    /// The author's id for it.
+    #[prost(bytes = "vec", tag = "3")]
+    pub envelope_id: Vec<u8>,
+    /// SHA-256(PAE).
+    #[prost(bytes = "vec", tag = "4")]
+    pub envelope_digest: Vec<u8>,
+    /// When it was accepted.
+    #[prost(uint64, tag = "5")]
+    pub accepted_unix_ms: u64,
+    /// From when it is visible; 0 is at once.
+    #[prost(uint64, tag = "6")]
+    pub not_before_unix_ms: u64,
+    /// Its deadline.
+    #[prost(uint64, tag = "7")]
+    pub expires_unix_ms: u64,
+    /// Its lane.
+    #[prost(enumeration = "Priority", tag = "8")]
+    pub priority: i32,
+    /// How many recipients it has.
+    #[prost(uint32, tag = "9")]
+    pub recipient_count: u32,
+    /// How many of them it is visible to.
+    #[prost(uint32, tag = "10")]
+    pub consigned_count: u32,
+    /// How many of them are settled.
+    #[prost(uint32, tag = "11")]
+    pub settled_count: u32,
+    /// Bytes of the sealed envelope and its documents.
+    #[prost(uint64, tag = "12")]
+    pub bytes: u64,
+    /// Recipients before this one have been looked at for expiry.
+    #[prost(uint32, tag = "13")]
+    pub expire_cursor: u32,
+    /// When its warning is due; 0 once warned.
+    #[prost(uint64, tag = "14")]
+    pub warn_unix_ms: u64,
+}
+
+/// One envelope on its way to one recipient.
+#[derive(Clone, PartialEq, Message)]
+pub struct DeliveryRow {
+    /// The recipient.
+    #[prost(string, tag = "1")]
+    pub agency: String,
+    /// The system whose mailbox holds it.
+    #[prost(string, tag = "2")]
+    pub system: String,
+    /// Its number there.
+    #[prost(uint64, tag = "3")]
+    pub mailbox_sequence: u64,
+    /// To act or to know.
+    #[prost(enumeration = "RecipientKind", tag = "4")]
+    pub kind: i32,
+    /// Where it is.
+    #[prost(enumeration = "DeliveryState", tag = "5")]
+    pub state: i32,
+    /// Since when.
+    #[prost(uint64, tag = "6")]
+    pub since_unix_ms: u64,
+    /// The record that put it there.
+    #[prost(uint64, tag = "7")]
+    pub since_sequence: u64,
+    /// Leases since it was consigned or requeued.
+    #[prost(uint32, tag = "8")]
+    pub attempts: u32,
+    /// Leases altogether; the number of the latest names that lease.
+    #[prost(uint32, tag = "9")]
+    pub leases: u32,
+    /// When the lease lapses, or when it may be leased again; 0 if neither.
+    #[prost(uint64, tag = "10")]
+    pub due_unix_ms: u64,
+    /// The record of a late acceptance; 0 if none.
+    #[prost(uint64, tag = "11")]
+    pub late_sequence: u64,
+    /// The record that made it visible.
+    #[prost(uint64, tag = "12")]
+    pub consigned_sequence: u64,
+    /// When it became visible.
+    #[prost(uint64, tag = "13")]
+    pub consigned_unix_ms: u64,
+}
+
+impl DeliveryRow {
+    /// How it ended.
+    pub fn settlement(&self) -> Settlement {
+        match self.state() {
+            DeliveryState::Acknowledged => Settlement::Acknowledged,
+            DeliveryState::Rejected => Settlement::Rejected,
+            DeliveryState::Expired => Settlement::Expired,
+            DeliveryState::Withdrawn => Settlement::Withdrawn,
+            DeliveryState::Returned => Settlement::Returned,
+            DeliveryState::Unspecified
+            | DeliveryState::Accepted
+            | DeliveryState::Waiting
+            | DeliveryState::Leased
+            | DeliveryState::Parked => Settlement::Unspecified,
+        }
+    }
+
+    /// Whether it ended.
+    pub fn is_settled(&self) -> bool {
+        self.settlement() != Settlement::Unspecified
+    }
+}
+
+/// A system's counters.
+#[derive(Clone, PartialEq, Message)]
+pub struct MailboxRow {
+    /// The highest number given.
+    #[prost(uint64, tag = "1")]
+    pub high: u64,
+    /// Every number up to here is settled.
+    #[prost(uint64, tag = "2")]
+    pub floor: u64,
+    /// Not settled, all together.
+    #[prost(uint64, tag = "3")]
+    pub waiting: u64,
+    /// Of these, on lease.
+    #[prost(uint64, tag = "4")]
+    pub leased: u64,
+    /// Of these, parked.
+    #[prost(uint64, tag = "5")]
+    pub parked: u64,
+    /// Bytes that wait.
+    #[prost(uint64, tag = "6")]
+    pub waiting_bytes: u64,
+    /// Not settled, per lane, the lowest priority first; 5.
+    #[prost(uint64, repeated, tag = "7")]
+    pub lanes: Vec<u64>,
+    /// The highest number of the feed.
+    #[prost(uint64, tag = "8")]
+    pub feed_high: u64,
+}
+
+/// A signing key and where it last changed.
+#[derive(Clone, PartialEq, Message)]
+pub struct KeyRow {
+    /// The key.
+    #[prost(message, optional, tag = "1")]
+    pub key: Option<SigningKey>,
+    /// The record that last changed it.
+    #[prost(uint64, tag = "2")]
+    pub changed_sequence: u64,
+}
+
+/// A token that was not used yet.
+#[derive(Clone, PartialEq, Message)]
+pub struct TokenRow {
+    /// The system that may enrol with it.
+    #[prost(string, tag = "1")]
+    pub system: String,
+    /// When it lapses.
+    #[prost(uint64, tag = "2")]
+    pub expires_unix_ms: u64,
+}
+
+/// A document that a system may name.
+#[derive(Clone, PartialEq, Message)]
+pub struct UploadRow {
+    /// Its size in bytes.
+    #[prost(uint64, tag = "1")]
+    pub size: u64,
+    /// Until when it may be named; [`u64::MAX`] if it was acknowledged.
+    #[prost(uint64, tag = "2")]
+    pub pinned_until_unix_ms: u64,
+}
+
+/// The place of a lane: 0 is the lowest priority, 4 the highest.
+pub fn lane_of(priority: Priority) -> usize {
+    match priority {
+        Priority::Unspecified | Priority::Normal => 0,
+        Priority::Urgent => 1,
+        Priority::VeryUrgent => 2,
+        Priority::Express => 3,
+        Priority::ExpressTimed => 4,
+    }
+}
+
+/// Reads a row.
+pub fn row<M: Message + Default>(read: &dyn Read, key: &[u8]) -> Option<M> {
+    let value = read.get(key)?;
+    // The machine wrote it; a state that is damaged is found when it is opened.
+    Some(M::decode(value.as_slice()).expect("the state holds only rows that the machine wrote"))
+}
+
+/// A big-endian number in a key or value.
+pub fn number(bytes: &[u8]) -> u64 {
+    let mut whole = [0; 8];
+    let bytes = &bytes[bytes.len().saturating_sub(8)..];
+    whole[8 - bytes.len()..].copy_from_slice(bytes);
+    u64::from_be_bytes(whole)
+}
+
+/// A delivery's id as a value.
+pub fn delivery_bytes(id: &DeliveryId) -> [u8; 12] {
+    let mut bytes = [0; 12];
+    bytes[..8].copy_from_slice(&id.envelope_sequence.to_be_bytes());
+    bytes[8..].copy_from_slice(&id.recipient_index.to_be_bytes());
+    bytes
+}
+
+/// A delivery's id from the last 12 bytes of a key, or from a value.
+pub fn delivery_from(bytes: &[u8]) -> DeliveryId {
+    let (sequence, index) = bytes[..12].split_at(8);
+    DeliveryId { envelope_sequence: number(sequence), recipient_index: number(index) as u32 }
+}
+
+/// What a timer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Timer {
+    /// An envelope becomes visible.
+    Consign,
+    /// A lease lapses.
+    Lapse,
+    /// An envelope's sender is warned.
+    Warn,
+    /// An envelope expires.
+    Expire,
+}
+
+impl Timer {
+    /// Its byte in a key.
+    pub fn byte(self) -> u8 {
+        match self {
+            Self::Consign => b'c',
+            Self::Lapse => b'l',
+            Self::Warn => b'w',
+            Self::Expire => b'x',
+        }
+    }
+}
+
+/// Makes keys.
+pub mod key {
+    use super::{DeliveryId, Digest, Timer, delivery_bytes};
+    use crate::state::Key;
+
+    fn join(tag: u8, parts: &[&[u8]]) -> Key {
+        let mut key = Vec::with_capacity(1 + parts.iter().map(|part| part.len()).sum::<usize>());
+        key.push(tag);
+        parts.iter().for_each(|part| key.extend_from_slice(part));
+        key
+    }
+
+    /// The first key after all that begin with `prefix`.
+    pub fn end_of(prefix: &[u8]) -> Key {
+        let mut end = prefix.to_vec();
+        while let Some(last) = end.pop() {
+            if last < u8::MAX {
+                end.push(last + 1);
+                break;
+            }
+        }
+        end
+    }
+
+    /// → Meta
+    pub fn meta() -> Key {
+        join(b'M', &[])
+    }
+    /// → EnvelopeRow
+    pub fn envelope(sequence: u64) -> Key {
+        join(b'e', &[&sequence.to_be_bytes()])
+    }
+    /// → sequence of the Accepted record
+    pub fn envelope_id(sender: &str, id: &[u8]) -> Key {
+        join(b'i', &[sender.as_bytes(), &[0], id])
+    }
+    /// → digest (32) and size (8) of each document in the vault
+    pub fn documents(sequence: u64) -> Key {
+        join(b'x', &[&sequence.to_be_bytes()])
+    }
+    /// → nothing: an envelope that is not visible to all recipients yet
+    pub fn pending(sequence: u64) -> Key {
+        join(b'p', &[&sequence.to_be_bytes()])
+    }
+    /// → DeliveryRow
+    pub fn delivery(id: &DeliveryId) -> Key {
+        join(b'd', &[&delivery_bytes(id)])
+    }
+    /// All deliveries of an envelope.
+    pub fn deliveries(sequence: u64) -> Key {
+        join(b'd', &[&sequence.to_be_bytes()])
+    }
+    /// → delivery id: may be leased now
+    pub fn ready(system: &str, lane: usize, sender: &str, mailbox_sequence: u64) -> Key {
+        join(
+            b'q',
+            &[system.as_bytes(), &[0, lane as u8], sender.as_bytes(), &[0], &mailbox_sequence.to_be_bytes()],
+        )
+    }
+    /// All that is ready in a lane.
+    pub fn ready_lane(system: &str, lane: usize) -> Key {
+        join(b'q', &[system.as_bytes(), &[0, lane as u8]])
+    }
+    /// → delivery id: may be leased from `due` on
+    pub fn backing_off(system: &str, due: u64, mailbox_sequence: u64) -> Key {
+        join(b'b', &[system.as_bytes(), &[0], &due.to_be_bytes(), &mailbox_sequence.to_be_bytes()])
+    }
+    /// All that backs off.
+    pub fn backing_offs(system: &str) -> Key {
+        join(b'b', &[system.as_bytes(), &[0]])
+    }
+    /// → delivery id (12), and once settled its Settlement (1)
+    pub fn number(system: &str, mailbox_sequence: u64) -> Key {
+        join(b'n', &[system.as_bytes(), &[0], &mailbox_sequence.to_be_bytes()])
+    }
+    /// → nothing: parked, by system
+    pub fn parked(system: &str, id: &DeliveryId) -> Key {
+        join(b'P', &[system.as_bytes(), &[0], &delivery_bytes(id)])
+    }
+    /// All that is parked for a system.
+    pub fn parked_of(system: &str) -> Key {
+        join(b'P', &[system.as_bytes(), &[0]])
+    }
+    /// → nothing: due at `due`
+    pub fn timer(due: u64, timer: Timer, id: &DeliveryId) -> Key {
+        join(b'w', &[&[timer.byte()], &due.to_be_bytes(), &delivery_bytes(id)])
+    }
+    /// All timers of a kind that are due before `due`: from and to.
+    pub fn timers_before(due: u64, timer: Timer) -> (Key, Key) {
+        (join(b'w', &[&[timer.byte()]]), join(b'w', &[&[timer.byte()], &due.to_be_bytes()]))
+    }
+    /// → MailboxRow
+    pub fn mailbox(system: &str) -> Key {
+        join(b'm', &[system.as_bytes()])
+    }
+    /// → sequence of a record
+    pub fn feed(system: &str, feed_sequence: u64) -> Key {
+        join(b'f', &[system.as_bytes(), &[0], &feed_sequence.to_be_bytes()])
+    }
+    /// → System
+    pub fn system(id: &str) -> Key {
+        join(b's', &[id.as_bytes()])
+    }
+    /// → Agency
+    pub fn agency(code: &str) -> Key {
+        join(b'a', &[code.as_bytes()])
+    }
+    /// → code
+    pub fn alias(alias: &str) -> Key {
+        join(b'l', &[alias.as_bytes()])
+    }
+    /// → nothing: an agency that a system serves
+    pub fn agency_of(system: &str, code: &str) -> Key {
+        join(b'A', &[system.as_bytes(), &[0], code.as_bytes()])
+    }
+    /// → KeyRow
+    pub fn signing_key(key_id: &[u8]) -> Key {
+        join(b'k', &[key_id])
+    }
+    /// → nothing: a key of a system
+    pub fn signing_key_of(system: &str, key_id: &[u8]) -> Key {
+        join(b'K', &[system.as_bytes(), &[0], key_id])
+    }
+    /// → Certificate
+    pub fn certificate(fingerprint: &[u8]) -> Key {
+        join(b't', &[fingerprint])
+    }
+    /// → nothing: a certificate of a system
+    pub fn certificate_of(system: &str, fingerprint: &[u8]) -> Key {
+        join(b'T', &[system.as_bytes(), &[0], fingerprint])
+    }
+    /// → Group
+    pub fn group(id: &str) -> Key {
+        join(b'g', &[id.as_bytes()])
+    }
+    /// → nothing: a member of a group
+    pub fn member(group: &str, code: &str) -> Key {
+        join(b'G', &[group.as_bytes(), &[0], code.as_bytes()])
+    }
+    /// → TokenRow
+    pub fn token(sha256: &Digest) -> Key {
+        join(b'o', &[sha256.as_bytes()])
+    }
+    /// → sequence of a DirectoryChanged record
+    pub fn change(version: u64) -> Key {
+        join(b'v', &[&version.to_be_bytes()])
+    }
+    /// → UploadRow
+    pub fn upload(system: &str, sha256: &[u8]) -> Key {
+        join(b'u', &[system.as_bytes(), &[0], sha256])
+    }
+}
