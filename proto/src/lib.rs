@@ -10,6 +10,8 @@ pub mod proof;
 pub mod reason;
 pub mod receipt;
 pub mod seal;
+pub mod shape;
+pub mod token;
 pub mod tree;
 
 /// What a sender signs, and what a recipient signs back.
