@@ -6,7 +6,7 @@ use std::{
     ops::{Bound, ControlFlow},
 };
 
-use super::{Changes, Key, Read, Value};
+use super::{Changes, Key, Read, Value, Visit};
 
 /// Changes over a base. A draft is read like any state, so drafts may be
 /// stacked: a batch's draft over the store, a command's over the batch's.
@@ -58,7 +58,7 @@ impl Read for Draft<'_> {
         Overlay { changes: &self.changes, base: self.base }.get(key)
     }
 
-    fn scan(&self, start: &[u8], end: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
+    fn scan(&self, start: &[u8], end: &[u8], visit: &mut Visit<'_>) {
         Overlay { changes: &self.changes, base: self.base }.scan(start, end, visit);
     }
 }
@@ -77,7 +77,7 @@ impl Read for Overlay<'_> {
         }
     }
 
-    fn scan(&self, start: &[u8], end: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
+    fn scan(&self, start: &[u8], end: &[u8], visit: &mut Visit<'_>) {
         let mut ours = range(self.changes, start, end).peekable();
         if ours.peek().is_none() {
             return self.base.scan(start, end, visit);

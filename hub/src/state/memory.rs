@@ -3,11 +3,10 @@
 
 use std::{
     collections::BTreeMap,
-    ops::ControlFlow,
     sync::{PoisonError, RwLock},
 };
 
-use super::{Changes, Key, Read, State, Value, draft};
+use super::{Changes, Key, Read, State, Value, Visit, draft};
 
 /// A state that is one map.
 #[derive(Debug, Default)]
@@ -53,7 +52,7 @@ impl Read for BTreeMap<Key, Value> {
         BTreeMap::get(self, key).cloned()
     }
 
-    fn scan(&self, start: &[u8], end: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
+    fn scan(&self, start: &[u8], end: &[u8], visit: &mut Visit<'_>) {
         for (key, value) in draft::range(self, start, end) {
             if visit(key, value).is_break() {
                 return;

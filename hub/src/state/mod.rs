@@ -3,13 +3,19 @@
 //! Knows nothing of what the keys mean.
 
 mod draft;
+mod fingerprint;
 pub mod memory;
+mod pairs;
+pub mod sled;
+mod snapshot;
 
 use std::{collections::BTreeMap, ops::ControlFlow};
 
 use sha2::{Digest as _, Sha256};
 
 pub use draft::Draft;
+pub use sled::{Options, SledState, open};
+pub use snapshot::Taken;
 
 /// A key, not empty. Keys sort as bytes.
 pub type Key = Vec<u8>;
@@ -17,6 +23,9 @@ pub type Key = Vec<u8>;
 pub type Value = Vec<u8>;
 /// New values by key; `None` deletes.
 pub type Changes = BTreeMap<Key, Option<Value>>;
+
+/// What a scan calls with each key and its value.
+pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
 /// Reads one moment of the state.
 ///
@@ -28,7 +37,7 @@ pub trait Read {
 
     /// Visits keys in order, from `start` (inclusive) to `end` (exclusive; an
     /// empty `end` means to the last key), until the visitor breaks.
-    fn scan(&self, start: &[u8], end: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>);
+    fn scan(&self, start: &[u8], end: &[u8], visit: &mut Visit<'_>);
 }
 
 /// A derived store of the state. One writer; any number of readers.

@@ -1,0 +1,141 @@
+//! What a store on disk says about itself, so that opening it can find any
+//! damage. Knows nothing of how it is stored.
+
+use sha2::{Digest as _, Sha256};
+
+use super::hash_pair;
+
+/// The layout of our own files and of the marker; another one is rebuilt.
+pub(super) const FORMAT_VERSION: u32 = 1;
+
+/// A hash of a set of pairs, whatever their order: the sum of their hashes.
+/// It finds damage; it is not meant to withstand somebody who forges pairs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Fingerprint {
+    lanes: [u64; 4],
+    /// Number of pairs.
+    pub(super) keys: u64,
+}
+
+impl Fingerprint {
+    /// Adds a pair that was not there.
+    pub(super) fn add(&mut self, key: &[u8], value: &[u8]) {
+        for (lane, part) in self.lanes.iter_mut().zip(lanes(key, value)) {
+            *lane = lane.wrapping_add(part);
+        }
+        self.keys = self.keys.wrapping_add(1);
+    }
+
+    /// Removes a pair that was there.
+    pub(super) fn remove(&mut self, key: &[u8], value: &[u8]) {
+        for (lane, part) in self.lanes.iter_mut().zip(lanes(key, value)) {
+            *lane = lane.wrapping_sub(part);
+        }
+        self.keys = self.keys.wrapping_sub(1);
+    }
+}
+
+fn lanes(key: &[u8], value: &[u8]) -> [u64; 4] {
+    let mut hasher = Sha256::new();
+    hash_pair(&mut hasher, key, value);
+    let hash: [u8; 32] = hasher.finalize().into();
+    let mut words = hash.chunks_exact(8);
+    std::array::from_fn(|_| {
+        words.next().map_or(0, |word| u64::from_le_bytes(word.try_into().unwrap_or_default()))
+    })
+}
+
+/// Whose state it is and in which layout: SHA-256 of the log's origin, the
+/// layout of the tables and our own format. A state with another owner is of
+/// no use here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Owner(pub(super) [u8; 32]);
+
+impl Owner {
+    pub(super) fn new(origin: &str, layout_version: u32) -> Self {
+        let mut hasher = Sha256::new();
+        hasher.update(FORMAT_VERSION.to_le_bytes());
+        hasher.update(layout_version.to_le_bytes());
+        hasher.update(origin);
+        Self(hasher.finalize().into())
+    }
+}
+
+/// The store's word about itself, written after everything that it covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Marker {
+    pub(super) owner: Owner,
+    /// How many records the store contains.
+    pub(super) applied: u64,
+    pub(super) fingerprint: Fingerprint,
+}
+
+/// Bytes of an encoded marker.
+pub(super) const MARKER_BYTES: usize = 32 + 8 + 8 + 32 + 4;
+
+impl Marker {
+    pub(super) fn encode(&self) -> [u8; MARKER_BYTES] {
+        let mut bytes = [0; MARKER_BYTES];
+        bytes[..32].copy_from_slice(&self.owner.0);
+        bytes[32..40].copy_from_slice(&self.applied.to_le_bytes());
+        bytes[40..48].copy_from_slice(&self.fingerprint.keys.to_le_bytes());
+        for (place, lane) in bytes[48..80].chunks_exact_mut(8).zip(self.fingerprint.lanes) {
+            place.copy_from_slice(&lane.to_le_bytes());
+        }
+        let check = crc32fast::hash(&bytes[..80]);
+        bytes[80..].copy_from_slice(&check.to_le_bytes());
+        bytes
+    }
+
+    /// `None` if the bytes are not a marker, whole and undamaged.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; MARKER_BYTES] = bytes.try_into().ok()?;
+        let word = |at: usize| bytes[at..at + 8].try_into().map(u64::from_le_bytes).unwrap_or_default();
+        if crc32fast::hash(&bytes[..80]).to_le_bytes() != bytes[80..] {
+            return None;
+        }
+        Some(Self {
+            owner: Owner(bytes[..32].try_into().ok()?),
+            applied: word(32),
+            fingerprint: Fingerprint { keys: word(40), lanes: [word(48), word(56), word(64), word(72)] },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fingerprint_does_not_depend_on_order_and_tells_pairs_apart() {
+        let (mut one, mut other) = (Fingerprint::default(), Fingerprint::default());
+        one.add(b"a", b"1");
+        one.add(b"b", b"2");
+        other.add(b"b", b"2");
+        other.add(b"x", b"y");
+        other.add(b"a", b"1");
+        assert_ne!(one, other);
+        other.remove(b"x", b"y");
+        assert_eq!(one, other);
+        let (mut left, mut right) = (Fingerprint::default(), Fingerprint::default());
+        left.add(b"ab", b"c");
+        right.add(b"a", b"bc");
+        assert_ne!(left, right);
+    }
+
+    #[test]
+    fn a_damaged_marker_is_none() {
+        let mut fingerprint = Fingerprint::default();
+        fingerprint.add(b"a", b"1");
+        let marker = Marker { owner: Owner::new("hub", 1), applied: 77, fingerprint };
+        let bytes = marker.encode();
+        assert_eq!(Marker::decode(&bytes), Some(marker));
+        for at in 0..bytes.len() {
+            let mut damaged = bytes;
+            damaged[at] ^= 1;
+            assert_eq!(Marker::decode(&damaged), None, "byte {at}");
+        }
+        assert_eq!(Marker::decode(&bytes[1..]), None);
+        assert_ne!(Owner::new("hub", 1), Owner::new("hub", 2));
+    }
+}

@@ -1,0 +1,408 @@
+//! The state on disk: two layers of recent changes in memory over sled, which
+//! one thread writes behind the journal. Promises nothing about sled: what it
+//! loses or damages is found at the next open and rebuilt.
+//!
+//! ```text
+//! publish ▶ active ▶ flushing ▶ redo file ▶ sled ▶ snapshot
+//!             └───── readers see all three as one ─────┘
+//! ```
+//!
+//! `active` becomes `flushing` when the interval is over or many keys wait.
+//! What is in `flushing` covers sled until all of it is written, so readers
+//! never see half of a write; a key that came and went between two flushes
+//! never reaches sled.
+
+mod open;
+mod redo;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+pub use open::open;
+use store::Store;
+
+use super::{
+    Changes, Read, State,
+    draft::Overlay,
+    fingerprint::{Marker, Owner},
+    snapshot::{Snapshots, Taken},
+};
+use crate::{disk::Disk, limits};
+
+/// Where a state lives, whose it is, and its bounds.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Directory of sled and what belongs to it; may be deleted at any time
+    /// while the hub is stopped.
+    pub dir: PathBuf,
+    /// Directory of the snapshots.
+    pub snapshots: PathBuf,
+    /// The disk of the snapshots; sled goes its own way.
+    pub disk: Arc<dyn Disk>,
+    /// The origin of the log whose records make this state.
+    pub origin: String,
+    /// The layout of the machine's tables: the state is rebuilt from the
+    /// journal's beginning when it changes.
+    pub layout_version: u32,
+    /// sled's cache.
+    pub cache_bytes: u64,
+    /// How often sled is written.
+    pub flush_interval: Duration,
+    /// Keys that make sled be written at once.
+    pub flush_keys: usize,
+    /// Keys that wait for sled before publishing waits.
+    pub lag_keys_max: usize,
+    /// Records between snapshots.
+    pub snapshot_records: u64,
+}
+
+impl Options {
+    /// The state of a hub whose data is in `data`, with the usual bounds.
+    pub fn new(data: &Path, disk: Arc<dyn Disk>, origin: &str, layout_version: u32) -> Self {
+        Self {
+            dir: data.join("state"),
+            snapshots: data.join("snapshots"),
+            disk,
+            origin: origin.to_owned(),
+            layout_version,
+            cache_bytes: limits::SLED_CACHE_BYTES,
+            flush_interval: limits::STATE_FLUSH_INTERVAL,
+            flush_keys: limits::STATE_LAG_KEYS_MAX / 8,
+            lag_keys_max: limits::STATE_LAG_KEYS_MAX,
+            snapshot_records: limits::SNAPSHOT_RECORDS,
+        }
+    }
+
+    fn owner(&self) -> Owner {
+        Owner::new(&self.origin, self.layout_version)
+    }
+
+    fn snapshots(&self) -> Snapshots {
+        Snapshots { disk: self.disk.clone(), dir: self.snapshots.clone(), owner: self.owner() }
+    }
+}
+
+/// How far the store on disk is behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lag {
+    /// Keys that wait for sled.
+    pub keys: usize,
+    /// Records that sled contains.
+    pub applied: u64,
+    /// Bytes of sled's file.
+    pub bytes: u64,
+}
+
+/// The state on disk. Dropping it writes what waits and closes sled.
+pub struct SledState {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared {
+    store: Store,
+    options: Options,
+    layers: RwLock<Layers>,
+    /// Keys in both layers.
+    waiting: AtomicUsize,
+    /// Records that sled contains.
+    written: AtomicU64,
+    orders: Mutex<Orders>,
+    /// The state thread has something to do.
+    work: Condvar,
+    /// Publishing may go on.
+    room: Condvar,
+    taken: watch::Sender<Option<Taken>>,
+}
+
+/// Changes that sled may not have yet, the newer over the older.
+#[derive(Default)]
+struct Layers {
+    active: Changes,
+    flushing: Arc<Changes>,
+    applied: u64,
+}
+
+/// What the state thread is told.
+#[derive(Default)]
+struct Orders {
+    flush: bool,
+    snapshot: bool,
+    stop: Option<Stop>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// Write what waits, then end.
+    Flush,
+    /// End as a killed process would.
+    #[cfg(test)]
+    Abandon,
+}
+
+impl State for SledState {
+    fn read(&self, read: &mut dyn FnMut(&dyn Read)) {
+        let layers = self.shared.layers.read().unwrap_or_else(PoisonError::into_inner);
+        let older = Overlay { changes: &layers.flushing, base: &self.shared.store };
+        read(&Overlay { changes: &layers.active, base: &older });
+    }
+
+    fn publish(&self, changes: Changes, applied: u64) {
+        let shared = &*self.shared;
+        if shared.waiting.load(Ordering::Relaxed) >= shared.options.lag_keys_max {
+            let mut orders = shared.orders();
+            while shared.waiting.load(Ordering::Relaxed) >= shared.options.lag_keys_max {
+                orders.flush = true;
+                shared.work.notify_one();
+                orders = shared.room.wait(orders).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+        let mut layers = shared.layers.write().unwrap_or_else(PoisonError::into_inner);
+        assert!(applied >= layers.applied, "the state never goes back");
+        layers.applied = applied;
+        if layers.active.is_empty() {
+            layers.active = changes;
+        } else {
+            layers.active.extend(changes);
+        }
+        let active = layers.active.len();
+        shared.waiting.store(active + layers.flushing.len(), Ordering::Relaxed);
+        drop(layers);
+        if active >= shared.options.flush_keys {
+            shared.orders().flush = true;
+            shared.work.notify_one();
+        }
+    }
+
+    fn applied(&self) -> u64 {
+        self.shared.layers.read().unwrap_or_else(PoisonError::into_inner).applied
+    }
+}
+
+impl SledState {
+    /// Starts the state thread over a store that is what its marker says.
+    fn start(store: Store, marker: Marker, snapshot_applied: u64, options: Options) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            store,
+            options,
+            layers: RwLock::new(Layers { applied: marker.applied, ..Layers::default() }),
+            waiting: AtomicUsize::new(0),
+            written: AtomicU64::new(marker.applied),
+            orders: Mutex::default(),
+            work: Condvar::new(),
+            room: Condvar::new(),
+            taken: watch::Sender::new(None),
+        });
+        let writer = Writer { shared: shared.clone(), marker, snapshot_applied };
+        let thread = thread::Builder::new().name("state".to_owned()).spawn(move || writer.run())?;
+        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// The last snapshot that was taken since the start.
+    pub fn snapshots(&self) -> watch::Receiver<Option<Taken>> {
+        self.shared.taken.subscribe()
+    }
+
+    /// Asks for a snapshot soon, whatever the number of records.
+    pub fn request_snapshot(&self) {
+        self.shared.orders().snapshot = true;
+        self.shared.work.notify_one();
+    }
+
+    /// How far sled is behind.
+    pub fn lag(&self) -> Lag {
+        Lag {
+            keys: self.shared.waiting.load(Ordering::Relaxed),
+            applied: self.shared.written.load(Ordering::Relaxed),
+            bytes: self.shared.store.bytes(),
+        }
+    }
+
+    /// Writes what waits, takes a snapshot if one was asked for or many
+    /// records came since the last, and ends the state thread. Nothing may be
+    /// published after it.
+    pub fn stop(&self) {
+        self.end(Stop::Flush);
+    }
+
+    fn end(&self, stop: Stop) {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            self.shared.orders().stop = Some(stop);
+            self.shared.work.notify_one();
+            // a panic of the thread ended the process already
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for SledState {
+    fn drop(&mut self) {
+        self.end(Stop::Flush);
+    }
+}
+
+impl fmt::Debug for SledState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SledState").field("dir", &self.shared.options.dir).field("lag", &self.lag()).finish()
+    }
+}
+
+impl Shared {
+    fn orders(&self) -> MutexGuard<'_, Orders> {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The state thread: the only one that writes sled.
+struct Writer {
+    shared: Arc<Shared>,
+    /// What sled contains.
+    marker: Marker,
+    /// Records in the newest snapshot, or where the next try starts from.
+    snapshot_applied: u64,
+}
+
+impl Writer {
+    fn run(mut self) {
+        let shared = self.shared.clone();
+        if let Err(error) = store::guard(|| self.work()) {
+            fail(&shared.options.dir, "cannot write the state", &error);
+        }
+    }
+
+    fn work(&mut self) -> io::Result<()> {
+        loop {
+            let shared = self.shared.clone();
+            let idle = |orders: &mut Orders| !orders.flush && !orders.snapshot && orders.stop.is_none();
+            let (mut orders, _) = shared
+                .work
+                .wait_timeout_while(shared.orders(), shared.options.flush_interval, idle)
+                .unwrap_or_else(PoisonError::into_inner);
+            let Orders { snapshot, stop, .. } = std::mem::take(&mut *orders);
+            drop(orders);
+            #[cfg(test)]
+            if stop == Some(Stop::Abandon) {
+                return Ok(());
+            }
+            self.flush()?;
+            let since = self.marker.applied.saturating_sub(self.snapshot_applied);
+            // a snapshot of a stopping hub is half as long in coming, because
+            // nobody waits for the writer now
+            let due = shared.options.snapshot_records / if stop.is_some() { 2 } else { 1 };
+            if (snapshot && since > 0) || since >= due.max(1) {
+                self.snapshot()?;
+            }
+            if stop.is_some() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Brings sled to what is published now.
+    fn flush(&mut self) -> io::Result<()> {
+        let shared = self.shared.clone();
+        let (flushing, applied) = {
+            let mut layers = shared.layers.write().unwrap_or_else(PoisonError::into_inner);
+            layers.flushing = Arc::new(std::mem::take(&mut layers.active));
+            (layers.flushing.clone(), layers.applied)
+        };
+        if !flushing.is_empty() || applied != self.marker.applied {
+            self.write(&flushing, applied)?;
+        }
+        let old = {
+            let mut layers = shared.layers.write().unwrap_or_else(PoisonError::into_inner);
+            let old = std::mem::take(&mut layers.flushing);
+            shared.waiting.store(layers.active.len(), Ordering::Relaxed);
+            old
+        };
+        // under the lock of those who wait, so that none misses it
+        let orders = shared.orders();
+        shared.room.notify_all();
+        drop(orders);
+        // many keys: freed while nobody waits
+        drop((old, flushing));
+        Ok(())
+    }
+
+    fn write(&mut self, flushing: &Changes, applied: u64) -> io::Result<()> {
+        let shared = self.shared.clone();
+        let store = &shared.store;
+        let mut after = Marker { applied, ..self.marker };
+        let mut changes: Vec<redo::Change<'_>> = Vec::with_capacity(flushing.len());
+        for (key, change) in flushing {
+            let old = store.try_get(key)?;
+            let change = change.as_deref();
+            if old.as_deref() == change {
+                continue;
+            }
+            if let Some(old) = &old {
+                after.fingerprint.remove(key, old);
+            }
+            if let Some(new) = change {
+                after.fingerprint.add(key, new);
+            }
+            changes.push((key, change));
+        }
+        // Crash before the redo file is whole: sled has nothing of it. After:
+        // opening completes it. Without one, opening would have to rebuild.
+        if !changes.is_empty()
+            && let Err(error) = redo::save(&shared.options.dir, &self.marker, &after, &changes)
+        {
+            warn!(%error, "cannot save what is about to be written; a crash now would make the state be rebuilt");
+        }
+        for (key, change) in &changes {
+            store.write(key, *change)?;
+        }
+        store.finish(&after)?;
+        self.marker = after;
+        shared.written.store(applied, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Takes a snapshot of what sled contains: nobody else writes it, and what
+    /// is published meanwhile waits in `active`.
+    fn snapshot(&mut self) -> io::Result<()> {
+        let snapshots = self.shared.options.snapshots();
+        match snapshots.take(&self.shared.store, &self.marker) {
+            Ok(taken) => {
+                info!(applied = taken.applied, keys = taken.key_count, "took a snapshot of the state");
+                self.snapshot_applied = taken.applied;
+                self.shared.taken.send_replace(Some(taken));
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(error),
+            Err(error) => {
+                warn!(%error, "cannot take a snapshot of the state");
+                // not again at once
+                let later = self.shared.options.snapshot_records / 16;
+                self.snapshot_applied =
+                    self.marker.applied.saturating_sub(self.shared.options.snapshot_records - later);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Stops the process: a state that cannot be read or written can be rebuilt,
+/// but not gone on with. The next start rebuilds it.
+fn fail(dir: &Path, what: &str, error: &io::Error) -> ! {
+    error!(%error, dir = %dir.display(), "{what}: stopping, and the next start rebuilds the state");
+    // if even this cannot be written, the full scan at open has to find it
+    let _ = fs::write(dir.join(open::SUSPECT), format!("{what}: {error}\n"));
+    std::process::abort();
+}

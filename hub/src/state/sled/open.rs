@@ -1,0 +1,214 @@
+//! Opens the state as it is after any end: finds out whether what is on disk
+//! can be used, rebuilds it if not, and catches up with the journal.
+//!
+//! ```text
+//! state/sled       the database
+//! state/redo       the last write to it, as one step
+//! state/opening    a byte for each opening that did not end
+//! state/suspect    why the running hub could not go on with it
+//! state/damaged    the last database that was found damaged, for a look
+//! ```
+
+use std::{
+    fmt, fs,
+    io::{self, Write as _},
+    ops::ControlFlow,
+    path::Path,
+    thread,
+};
+
+use tracing::{info, warn};
+
+use super::{Options, SledState, redo, store, store::Store};
+use crate::{
+    journal::{Entry, JournalReader},
+    state::{
+        Changes, Draft, State,
+        fingerprint::{Fingerprint, Marker},
+    },
+};
+
+/// Says why the database may not be used.
+pub(super) const SUSPECT: &str = "suspect";
+const OPENING: &str = "opening";
+const DAMAGED: &str = "damaged";
+/// Openings that may end with the process before the database is blamed.
+const OPENINGS_MAX: u64 = 2;
+
+/// Why a database is of no use.
+#[derive(Debug)]
+enum Unusable {
+    Missing,
+    Unfinished,
+    OtherOwner,
+    Newer { applied: u64, records: u64 },
+    Suspect(String),
+    Damaged(String),
+}
+
+/// Opens the state and brings it to the journal's end with `apply`. Whatever
+/// is wrong with the directory, the result is what the journal says; an error
+/// means that the journal cannot be read, or nothing be written.
+pub fn open(
+    options: Options,
+    journal: &dyn JournalReader,
+    apply: &dyn Fn(&mut Draft<'_>, &Entry),
+) -> io::Result<SledState> {
+    let records = journal.size();
+    fs::create_dir_all(&options.dir)?;
+    options.disk.create_dir(&options.snapshots)?;
+    let snapshot_applied = options.snapshots().tidy(records)?;
+    let (store, marker) = match examine(&options, records) {
+        Ok(found) => found,
+        Err(unusable) => rebuild(&options, &unusable)?,
+    };
+    let state = SledState::start(store, marker, snapshot_applied, options)?;
+    catch_up(&state, journal, apply)?;
+    Ok(state)
+}
+
+/// Opens what is there, on a thread of its own: sled's recovery may panic.
+fn examine(options: &Options, records: u64) -> Result<(Store, Marker), Unusable> {
+    let dir = &options.dir;
+    if !dir.join("sled").exists() {
+        return Err(Unusable::Missing);
+    }
+    if let Ok(why) = fs::read_to_string(dir.join(SUSPECT)) {
+        return Err(Unusable::Suspect(why.trim().to_owned()));
+    }
+    // A database that takes the process down at every opening, by its memory
+    // or by a panic within a panic, must not do so for ever.
+    let opening = dir.join(OPENING);
+    let openings = fs::metadata(&opening).map_or(0, |metadata| metadata.len());
+    if openings >= OPENINGS_MAX {
+        return Err(Unusable::Suspect(format!("{openings} openings of it did not end")));
+    }
+    let _ = fs::File::options()
+        .create(true)
+        .append(true)
+        .open(&opening)
+        .and_then(|mut file| file.write_all(b"."));
+    let owned = options.clone();
+    let found = thread::Builder::new()
+        .name("state-open".to_owned())
+        .spawn(move || look(&owned, records))
+        .map_err(damaged)?
+        .join()
+        .unwrap_or_else(|panic| Err(Unusable::Damaged(format!("panic: {}", store::panic_text(&*panic)))));
+    let _ = fs::remove_file(&opening);
+    found
+}
+
+fn look(options: &Options, records: u64) -> Result<(Store, Marker), Unusable> {
+    let store = Store::open(&options.dir, options.cache_bytes).map_err(damaged)?;
+    let marker = store.marker().map_err(damaged)?.ok_or(Unusable::Unfinished)?;
+    if marker.owner != options.owner() {
+        return Err(Unusable::OtherOwner);
+    }
+    let marker = redo::complete(&options.dir, &store, marker).map_err(damaged)?;
+    if marker.applied > records {
+        return Err(Unusable::Newer { applied: marker.applied, records });
+    }
+    let found = store.fingerprint().map_err(damaged)?;
+    if found != marker.fingerprint {
+        return Err(Unusable::Damaged(format!(
+            "its pairs do not agree with its fingerprint: {} keys of {}",
+            found.keys, marker.fingerprint.keys
+        )));
+    }
+    Ok((store, marker))
+}
+
+/// Makes a new database from the newest good snapshot, or an empty one.
+fn rebuild(options: &Options, unusable: &Unusable) -> io::Result<(Store, Marker)> {
+    let dir = &options.dir;
+    let old = dir.join("sled");
+    match unusable {
+        Unusable::Missing => info!(dir = %dir.display(), "making the state"),
+        Unusable::Damaged(_) | Unusable::Suspect(_) => {
+            warn!(dir = %dir.display(), why = %unusable, "rebuilding the state; what was there is kept aside");
+            remove_dir(&dir.join(DAMAGED))?;
+            if old.exists() {
+                fs::rename(&old, dir.join(DAMAGED))?;
+            }
+        }
+        Unusable::Unfinished | Unusable::OtherOwner | Unusable::Newer { .. } => {
+            warn!(dir = %dir.display(), why = %unusable, "rebuilding the state");
+            remove_dir(&old)?;
+        }
+    }
+    // A crash from here on leaves a database without a marker, or none.
+    for name in [redo::FILE, SUSPECT, OPENING] {
+        match fs::remove_file(dir.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    store::guard(|| {
+        let mut snapshot = options.snapshots().newest()?;
+        let store = Store::open(dir, options.cache_bytes)?;
+        let marker = match &mut snapshot {
+            Some(snapshot) => {
+                snapshot.load(&mut |key, value| store.write(key, Some(value)))?;
+                snapshot.marker
+            }
+            None => Marker { owner: options.owner(), applied: 0, fingerprint: Fingerprint::default() },
+        };
+        store.finish(&marker)?;
+        fs::File::open(dir.join("sled"))?.sync_all()?;
+        fs::File::open(dir)?.sync_all()?;
+        Ok((store, marker))
+    })
+}
+
+/// Applies the records that the state does not contain yet.
+fn catch_up(
+    state: &SledState,
+    journal: &dyn JournalReader,
+    apply: &dyn Fn(&mut Draft<'_>, &Entry),
+) -> io::Result<()> {
+    let from = state.applied();
+    if from == journal.size() {
+        return Ok(());
+    }
+    info!(from, to = journal.size(), "catching up with the journal");
+    journal.replay(from, &mut |batch| {
+        let applied = state.applied();
+        let mut changes = Changes::new();
+        state.read(&mut |base| {
+            let mut draft = Draft::new(base);
+            for entry in batch.entries.iter().filter(|entry| entry.sequence >= applied) {
+                apply(&mut draft, entry);
+            }
+            changes = draft.into_changes();
+        });
+        state.publish(changes, batch.commit.size);
+        Ok(ControlFlow::Continue(()))
+    })
+}
+
+fn remove_dir(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn damaged(error: io::Error) -> Unusable {
+    Unusable::Damaged(error.to_string())
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => write!(f, "there is none"),
+            Self::Unfinished => write!(f, "it was never finished"),
+            Self::OtherOwner => write!(f, "it is another hub's, or has another layout"),
+            Self::Newer { applied, records } => {
+                write!(f, "it contains {applied} records and the journal {records}")
+            }
+            Self::Suspect(why) => write!(f, "it is suspect: {why}"),
+            Self::Damaged(what) => write!(f, "it is damaged: {what}"),
+        }
+    }
+}

@@ -1,0 +1,551 @@
+//! The store on disk against the one in memory, whatever happens to the disk.
+
+use std::{
+    cell::Cell,
+    ops::ControlFlow,
+    sync::{Mutex, atomic::AtomicBool},
+};
+
+use bytes::Bytes;
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    disk::RealDisk,
+    journal::{Batch, Commit, Entry, JournalReader},
+    state::{Draft, digest, memory::MemoryState},
+};
+
+/// A journal in memory.
+#[derive(Default)]
+struct Records(Mutex<Vec<Arc<Batch>>>);
+
+impl Records {
+    /// Appends batches of random sizes, about `count` records.
+    fn grow(&self, count: u64, random: &mut fastrand::Rng) {
+        let end = self.size() + count;
+        while self.size() < end {
+            let first = self.size();
+            let size = first + random.u64(1..=20);
+            let entry = |sequence| Entry {
+                sequence,
+                salt: [0; 16],
+                record: Bytes::copy_from_slice(&random.clone().u64(..).wrapping_add(sequence).to_le_bytes()),
+                cargo: Vec::new(),
+            };
+            let entries = (first..size).map(entry).collect();
+            let commit = Commit { size, root: [0; 32], checkpoint: String::new() };
+            self.0.lock().unwrap().push(Arc::new(Batch { entries, commit }));
+        }
+    }
+
+    fn cut(&self, batches: usize) {
+        self.0.lock().unwrap().truncate(batches);
+    }
+
+    /// What a state must be after all of them.
+    fn digest(&self) -> [u8; 32] {
+        let state = MemoryState::new();
+        for batch in &*self.0.lock().unwrap() {
+            publish(&state, batch);
+        }
+        digest_of(&state)
+    }
+}
+
+impl JournalReader for Records {
+    fn size(&self) -> u64 {
+        self.0.lock().unwrap().last().map_or(0, |batch| batch.commit.size)
+    }
+
+    fn batch_of(&self, sequence: u64) -> io::Result<Option<Arc<Batch>>> {
+        Ok(self.0.lock().unwrap().iter().find(|batch| batch.entry(sequence).is_some()).cloned())
+    }
+
+    fn replay(
+        &self,
+        sequence: u64,
+        visit: &mut dyn FnMut(Arc<Batch>) -> io::Result<ControlFlow<()>>,
+    ) -> io::Result<()> {
+        for batch in self.0.lock().unwrap().iter().filter(|batch| batch.commit.size > sequence) {
+            if visit(batch.clone())?.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A machine that cannot be applied twice unnoticed: it counts, puts, removes
+/// and changes what is there.
+fn apply(draft: &mut Draft<'_>, entry: &Entry) {
+    let mut random = fastrand::Rng::with_seed(u64::from_le_bytes((*entry.record).try_into().unwrap()));
+    let number = |bytes: Vec<u8>| u64::from_le_bytes(bytes.try_into().unwrap());
+    let counted = draft.get(b"count").map_or(0, number);
+    assert_eq!(counted, entry.sequence, "applied once, in order");
+    draft.put(*b"count", (counted + 1).to_le_bytes());
+    for _ in 0..random.usize(0..4) {
+        let key = format!("k{:03}", random.u32(0..300));
+        match random.u32(0..4) {
+            0 => draft.delete(key),
+            1 => draft.put(key, vec![random.u8(..); random.usize(0..300)]),
+            _ => {
+                let mut value = draft.get(key.as_bytes()).unwrap_or_default();
+                value.truncate(200);
+                value.push(random.u8(..));
+                draft.put(key, value);
+            }
+        }
+    }
+    // a queue: in at one end, out at the other
+    draft.put(format!("q{:08}", entry.sequence), entry.record.to_vec());
+    if random.u32(0..10) > 1 {
+        let mut first = None;
+        draft.scan(b"q", b"r", &mut |key, _| {
+            first = Some(key.to_vec());
+            ControlFlow::Break(())
+        });
+        draft.delete(first.unwrap());
+    }
+    draft.put(*b"mirror", (counted + 1).to_le_bytes());
+}
+
+fn publish(state: &dyn State, batch: &Batch) {
+    let mut changes = Changes::new();
+    state.read(&mut |read| {
+        let mut draft = Draft::new(read);
+        for entry in &batch.entries {
+            apply(&mut draft, entry);
+        }
+        changes = draft.into_changes();
+    });
+    state.publish(changes, batch.commit.size);
+}
+
+fn digest_of(state: &dyn State) -> [u8; 32] {
+    let mut found = [0; 32];
+    state.read(&mut |read| found = digest(read));
+    found
+}
+
+/// A directory, a journal and a seed, which a failing test prints.
+struct House {
+    dir: TempDir,
+    records: Records,
+    random: fastrand::Rng,
+    options: Options,
+}
+
+impl House {
+    fn new() -> Self {
+        let seed = std::env::var("AXIS_SEED").ok().and_then(|seed| seed.parse().ok());
+        let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+        println!("AXIS_SEED={seed}");
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options {
+            flush_interval: Duration::from_millis(20),
+            flush_keys: 200,
+            lag_keys_max: 1_000,
+            snapshot_records: u64::MAX,
+            ..Options::new(dir.path(), RealDisk::shared(), "axis.test/log", 1)
+        };
+        Self { dir, records: Records::default(), random: fastrand::Rng::with_seed(seed), options }
+    }
+
+    /// A house whose state, closed, contains `count` records.
+    fn with(count: u64) -> Self {
+        let mut house = Self::new();
+        house.grow(count);
+        house.check();
+        house
+    }
+
+    fn grow(&mut self, count: u64) {
+        self.records.grow(count, &mut self.random);
+    }
+
+    /// Opens; returns how many records were applied too.
+    fn open(&self) -> (SledState, u64) {
+        let applied = Cell::new(0);
+        let state = open(self.options.clone(), &self.records, &|draft, entry| {
+            applied.set(applied.get() + 1);
+            apply(draft, entry);
+        })
+        .unwrap();
+        (state, applied.get())
+    }
+
+    /// Opens, finds what the journal says, closes, and finds it once more
+    /// without a replay. Returns how many records the first opening applied.
+    fn check(&self) -> u64 {
+        let (state, applied) = self.open();
+        assert_eq!(digest_of(&state), self.records.digest());
+        assert_eq!(state.applied(), self.records.size());
+        drop(state);
+        let (state, again) = self.open();
+        assert_eq!(again, 0, "closed whole");
+        assert_eq!(digest_of(&state), self.records.digest());
+        applied
+    }
+
+    fn sled(&self) -> PathBuf {
+        self.options.dir.join("sled")
+    }
+
+    fn snapshots(&self) -> Vec<PathBuf> {
+        let mut found: Vec<_> =
+            fs::read_dir(&self.options.snapshots).unwrap().map(|entry| entry.unwrap().path()).collect();
+        found.sort();
+        found
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn sled_is_what_memory_is() {
+    let mut house = House::new();
+    let memory = MemoryState::new();
+    let mut killed = false;
+    for round in 0..6 {
+        let from = house.records.size();
+        house.grow(400);
+        let (state, replayed) = {
+            // the first half through opening, the rest as the writer would
+            let all = house.records.0.lock().unwrap().clone();
+            let half = all.iter().filter(|batch| batch.commit.size < from + 200).count();
+            house.records.cut(half);
+            let opened = house.open();
+            *house.records.0.lock().unwrap() = all;
+            opened
+        };
+        assert!(killed || replayed < 400, "round {round}: only the tail is replayed");
+        for batch in house.records.0.lock().unwrap().iter() {
+            if batch.commit.size > memory.applied() {
+                publish(&memory, batch);
+            }
+            if batch.commit.size > state.applied() {
+                publish(&state, batch);
+                assert!(state.lag().keys <= house.options.lag_keys_max + 1_000);
+            }
+        }
+        assert_eq!(digest_of(&state), digest_of(&memory));
+        let start = format!("k{:03}", house.random.u32(0..300));
+        let seen = |state: &dyn State| {
+            let mut found = Vec::new();
+            state
+                .read(&mut |read| found = crate::state::tests::visited(read, start.as_bytes(), b"q0001", 30));
+            found
+        };
+        assert_eq!(seen(&state), seen(&memory));
+        killed = house.random.bool();
+        if killed {
+            state.end(Stop::Abandon);
+        }
+    }
+    house.check();
+}
+
+#[test]
+fn readers_see_one_moment() {
+    let mut house = House::new();
+    house.grow(3_000);
+    let (records, mut empty) = (house.records.0.lock().unwrap().clone(), House::new());
+    empty.options.flush_interval = Duration::from_millis(1);
+    let (state, _) = empty.open();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    state.read(&mut |read| {
+                        let count = read.get(b"count");
+                        let (mut last, mut pairs) = (None, 0u64);
+                        read.scan(b"mirror", b"r", &mut |key, value| {
+                            if key == b"mirror" {
+                                last = Some(value.to_vec());
+                            }
+                            pairs += 1;
+                            ControlFlow::Continue(())
+                        });
+                        assert_eq!(count, last);
+                        assert_eq!(count.is_some(), pairs > 0);
+                        assert_eq!(digest(read), digest(read), "nothing moves under a reader");
+                    });
+                }
+            });
+        }
+        for batch in &records {
+            publish(&state, batch);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(digest_of(&state), house.records.digest());
+}
+
+#[test]
+fn publishing_waits_for_sled_and_then_goes_on() {
+    let mut house = House::new();
+    house.options.flush_interval = Duration::from_secs(3_600);
+    (house.options.flush_keys, house.options.lag_keys_max) = (usize::MAX, 50);
+    let (state, _) = house.open();
+    house.grow(1_000);
+    for batch in house.records.0.lock().unwrap().iter() {
+        publish(&state, batch);
+        assert!(state.lag().keys < 50 + 4 * 20 * 3, "bounded: {:?}", state.lag());
+    }
+    assert_eq!(digest_of(&state), house.records.digest());
+}
+
+#[test]
+fn a_key_that_came_and_went_never_reaches_sled() {
+    let mut house = House::new();
+    house.options.flush_interval = Duration::from_secs(3_600);
+    let (state, _) = house.open();
+    let put = |key: &[u8]| (key.to_vec(), Some(b"value".to_vec()));
+    state.publish(Changes::from([put(b"stays"), put(b"goes")]), 1);
+    state.publish(Changes::from([(b"goes".to_vec(), None)]), 2);
+    drop(state);
+    let redo = fs::read(house.options.dir.join(redo::FILE)).unwrap();
+    let holds = |key: &[u8]| redo.windows(key.len()).any(|part| part == key);
+    assert!(holds(b"stays") && !holds(b"goes"));
+}
+
+#[test]
+fn a_missing_or_emptied_store_is_made_again() {
+    let house = House::with(300);
+    fs::remove_dir_all(house.sled()).unwrap();
+    assert_eq!(house.check(), house.records.size());
+    fs::remove_dir_all(&house.options.dir).unwrap();
+    assert_eq!(house.check(), house.records.size());
+    fs::write(house.sled().join("db"), b"").unwrap();
+    assert_eq!(house.check(), house.records.size());
+    fs::write(house.sled().join("conf"), b"").unwrap();
+    house.check();
+    fs::remove_dir_all(house.sled()).unwrap();
+    fs::create_dir(house.sled()).unwrap();
+    assert_eq!(house.check(), house.records.size());
+}
+
+#[test]
+fn an_older_copy_is_brought_up_to_the_journal() {
+    let mut house = House::with(300);
+    let old = house.dir.path().join("old");
+    copy(&house.options.dir, &old);
+    let had = house.records.size();
+    house.grow(300);
+    assert_eq!(house.check(), house.records.size() - had);
+    fs::remove_dir_all(&house.options.dir).unwrap();
+    fs::rename(&old, &house.options.dir).unwrap();
+    assert_eq!(house.check(), house.records.size() - had, "only the tail");
+}
+
+#[test]
+fn a_copy_of_a_running_store_gives_the_same_state() {
+    let mut house = House::new();
+    house.grow(4_000);
+    let records = house.records.0.lock().unwrap().clone();
+    let mut running = House::new();
+    running.options.flush_interval = Duration::from_millis(1);
+    let (state, _) = running.open();
+    for (number, batch) in records.iter().enumerate() {
+        publish(&state, batch);
+        if number % 80 == 79 {
+            let _ = fs::remove_dir_all(&house.options.dir);
+            copy(&running.options.dir, &house.options.dir);
+            house.check();
+        }
+    }
+}
+
+#[test]
+fn a_store_newer_than_the_journal_is_rebuilt() {
+    let mut house = House::with(300);
+    let batches = house.records.0.lock().unwrap().len();
+    house.options.snapshot_records = 50;
+    house.grow(300);
+    house.check();
+    assert!(!house.snapshots().is_empty());
+    house.records.cut(batches);
+    assert_eq!(house.check(), house.records.size());
+    assert!(
+        house.snapshots().is_empty() || house.snapshots().len() == 1,
+        "those of the lost future are gone"
+    );
+}
+
+#[test]
+fn another_hubs_store_or_another_layout_is_rebuilt() {
+    let mut house = House::with(300);
+    house.options.origin = "axis.other/log".to_owned();
+    assert_eq!(house.check(), house.records.size());
+    house.options.layout_version += 1;
+    assert_eq!(house.check(), house.records.size());
+    assert_eq!(house.check(), 0);
+}
+
+#[test]
+fn a_suspect_store_is_rebuilt_once() {
+    let house = House::with(300);
+    fs::write(house.options.dir.join(open::SUSPECT), "cannot read sled: checksum").unwrap();
+    assert_eq!(house.check(), house.records.size());
+    assert_eq!(house.check(), 0);
+    assert!(house.options.dir.join("damaged/db").exists(), "kept for a look");
+}
+
+#[test]
+fn a_store_that_takes_the_process_down_is_given_up() {
+    let house = House::with(300);
+    fs::write(house.options.dir.join("opening"), "..").unwrap();
+    assert_eq!(house.check(), house.records.size());
+    assert_eq!(house.check(), 0);
+}
+
+#[test]
+fn half_a_write_is_completed() {
+    let house = House::with(300);
+    half_write(&house, 40);
+    // the records that the write was of are in the journal by now
+    let (state, applied) = house.open_with_more();
+    assert_eq!(applied, 0, "completed, not replayed");
+    drop(state);
+
+    let house = House::with(300);
+    half_write(&house, 40);
+    fs::remove_file(house.options.dir.join(redo::FILE)).unwrap();
+    house.check();
+}
+
+impl House {
+    /// Opens without comparing, after `half_write`.
+    fn open_with_more(&self) -> (SledState, u64) {
+        let (state, applied) = self.open();
+        let mut found = Vec::new();
+        state.read(&mut |read| found = crate::state::tests::visited(read, b"z", b"", 1_000));
+        assert_eq!(found.len(), 80);
+        (state, applied)
+    }
+}
+
+/// Leaves sled as a process does that is killed in the middle of a write of 80
+/// keys.
+fn half_write(house: &House, written: usize) {
+    let store = Store::open(&house.options.dir, house.options.cache_bytes).unwrap();
+    let before = store.marker().unwrap().unwrap();
+    let mut after = before;
+    let keys: Vec<_> = (0..80).map(|number| format!("z{number:02}").into_bytes()).collect();
+    let changes: Vec<redo::Change<'_>> = keys.iter().map(|key| (key.as_slice(), Some(&b"v"[..]))).collect();
+    for (key, value) in &changes {
+        after.fingerprint.add(key, value.unwrap());
+    }
+    redo::save(&house.options.dir, &before, &after, &changes).unwrap();
+    for (key, value) in &changes[..written] {
+        store.write(key, *value).unwrap();
+    }
+    store.sync().unwrap();
+}
+
+#[test]
+fn flipped_bytes_are_found() {
+    let mut house = House::with(1_500);
+    let whole = house.dir.path().join("whole");
+    copy(&house.sled(), &whole);
+    let used = used_bytes(&whole.join("db"));
+    let mut rebuilt = 0;
+    for _ in 0..flips() {
+        fs::remove_dir_all(house.sled()).unwrap();
+        copy(&whole, &house.sled());
+        let file = house.sled().join("db");
+        let mut bytes = fs::read(&file).unwrap();
+        for _ in 0..house.random.usize(1..=3) {
+            let at = house.random.usize(..used);
+            bytes[at] ^= house.random.u8(1..);
+        }
+        if house.random.u8(..4) == 0 {
+            bytes.truncate(house.random.usize(..used));
+        }
+        fs::write(&file, bytes).unwrap();
+        rebuilt += u64::from(house.check() == house.records.size());
+    }
+    println!("{rebuilt} rebuilt");
+    assert!(rebuilt > 0);
+}
+
+/// How far the file holds anything but zeros.
+fn used_bytes(file: &Path) -> usize {
+    let bytes = fs::read(file).unwrap();
+    bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1
+}
+
+fn flips() -> usize {
+    std::env::var("AXIS_FLIPS").ok().and_then(|count| count.parse().ok()).unwrap_or(25)
+}
+
+#[test]
+fn a_rebuild_starts_from_the_newest_good_snapshot() {
+    let mut house = House::with(200);
+    let taken = |house: &House| {
+        let (state, _) = house.open();
+        let mut taken = state.snapshots();
+        state.request_snapshot();
+        state.stop();
+        let found = taken.borrow_and_update().unwrap();
+        found
+    };
+    let mut newest = Vec::new();
+    for _ in 0..3 {
+        house.grow(200);
+        newest.push(taken(&house));
+    }
+    assert_eq!(house.snapshots().len(), 2, "two are kept");
+    let file = house.snapshots().pop().unwrap();
+    let sum: [u8; 32] = <sha2::Sha256 as sha2::Digest>::digest(fs::read(&file).unwrap()).into();
+    assert_eq!(sum, newest[2].sha256);
+    assert_eq!(newest[2].applied, house.records.size());
+
+    house.grow(100);
+    fs::remove_dir_all(&house.options.dir).unwrap();
+    assert_eq!(house.check(), house.records.size() - newest[2].applied, "only the tail");
+
+    flip(&file, &mut house.random);
+    fs::remove_dir_all(&house.options.dir).unwrap();
+    assert_eq!(house.check(), house.records.size() - newest[1].applied, "from the one before");
+
+    flip(&house.snapshots().pop().unwrap(), &mut house.random);
+    fs::remove_dir_all(&house.options.dir).unwrap();
+    assert_eq!(house.check(), house.records.size(), "from the journal's beginning");
+    assert!(house.snapshots().is_empty(), "those that were damaged are gone");
+}
+
+fn flip(file: &Path, random: &mut fastrand::Rng) {
+    let mut bytes = fs::read(file).unwrap();
+    let at = random.usize(..bytes.len());
+    bytes[at] ^= random.u8(1..);
+    fs::write(file, bytes).unwrap();
+}
+
+#[test]
+fn snapshots_come_every_so_many_records() {
+    let mut house = House::with(10);
+    house.options.snapshot_records = 100;
+    house.grow(1_000);
+    let (state, _) = house.open();
+    state.stop();
+    let taken = state.snapshots().borrow().unwrap();
+    assert!(house.records.size() - taken.applied < 100);
+    fs::write(house.options.snapshots.join("00000000000000000001.snapshot.partial"), b"half").unwrap();
+    drop(state);
+    house.check();
+    assert_eq!(house.snapshots().len(), 2);
+}

@@ -1,0 +1,170 @@
+//! Snapshots: the whole state at one moment in a file of its own, so that a
+//! rebuild replays only the journal's tail. Never used before its SHA-256
+//! agrees, and never trusted beyond that: the journal can always do without.
+//!
+//! `snapshots/<records, 20 digits>.snapshot`; the newest two are kept.
+
+use std::{
+    io,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tracing::{info, warn};
+
+use super::{
+    Read,
+    fingerprint::{Fingerprint, MARKER_BYTES, Marker, Owner},
+    pairs::{self, Pairs, Writer},
+};
+use crate::disk::Disk;
+
+const MAGIC: pairs::Magic = *b"axissnap";
+const SUFFIX: &str = ".snapshot";
+const PARTIAL: &str = ".partial";
+/// How many are kept: the last and, if that one is damaged, the one before.
+const KEPT: usize = 2;
+
+/// A snapshot that was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taken {
+    /// How many records it contains; the last one's sequence is one less.
+    pub applied: u64,
+    /// SHA-256 of the file.
+    pub sha256: [u8; 32],
+    /// How many keys it holds.
+    pub key_count: u64,
+}
+
+/// Where the snapshots of one state are.
+#[derive(Debug, Clone)]
+pub(super) struct Snapshots {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) dir: PathBuf,
+    pub(super) owner: Owner,
+}
+
+/// A snapshot that may be loaded.
+pub(super) struct Snapshot {
+    pub(super) marker: Marker,
+    pairs: Pairs,
+}
+
+impl Snapshots {
+    /// Writes what `read` shows, which the marker describes, and removes
+    /// those that are no longer kept. Finds out on the way whether the state
+    /// is what the marker says: an error of kind `InvalidData` if not.
+    pub(super) fn take(&self, read: &dyn Read, marker: &Marker) -> io::Result<Taken> {
+        self.disk.create_dir(&self.dir)?;
+        let name = format!("{:020}{SUFFIX}", marker.applied);
+        let partial = self.dir.join(format!("{name}{PARTIAL}"));
+        if self.disk.exists(&partial)? {
+            self.disk.remove(&partial)?;
+        }
+        let mut writer = Writer::new(self.disk.create(&partial)?, MAGIC, &marker.encode());
+        let mut fingerprint = Fingerprint::default();
+        let mut outcome = Ok(());
+        read.scan(&[], &[], &mut |key, value| {
+            fingerprint.add(key, value);
+            outcome = writer.pair(key, Some(value));
+            if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        outcome?;
+        if fingerprint != marker.fingerprint {
+            return Err(pairs::damaged("the state is not what its marker says"));
+        }
+        let sha256 = writer.finish()?;
+        // A crash before the rename leaves a partial file, which the next
+        // start removes; after it, a whole snapshot.
+        self.disk.rename(&partial, &self.dir.join(&name))?;
+        self.disk.sync_dir(&self.dir)?;
+        for (_, old) in self.list()?.into_iter().rev().skip(KEPT) {
+            self.disk.remove(&old)?;
+        }
+        Ok(Taken { applied: marker.applied, sha256, key_count: fingerprint.keys })
+    }
+
+    /// Removes what a crash left half written and what is of another future
+    /// than a journal of `records`. Returns how many records the newest that
+    /// is left contains, by its name.
+    pub(super) fn tidy(&self, records: u64) -> io::Result<u64> {
+        for name in self.disk.list(&self.dir)? {
+            if name.ends_with(PARTIAL) {
+                self.disk.remove(&self.dir.join(name))?;
+            }
+        }
+        let mut newest = 0;
+        for (applied, path) in self.list()? {
+            if applied > records {
+                warn!(path = %path.display(), records, "removing a snapshot that is newer than the journal");
+                self.disk.remove(&path)?;
+            } else {
+                newest = applied;
+            }
+        }
+        Ok(newest)
+    }
+
+    /// The newest good snapshot. Removes those that are not.
+    pub(super) fn newest(&self) -> io::Result<Option<Snapshot>> {
+        for (applied, path) in self.list()?.into_iter().rev() {
+            match self.open(&path, applied) {
+                Ok(snapshot) => {
+                    info!(path = %path.display(), applied, "using a snapshot");
+                    return Ok(Some(snapshot));
+                }
+                Err(error) => {
+                    warn!(path = %path.display(), %error, "removing a snapshot that is of no use");
+                    self.disk.remove(&path)?;
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn open(&self, path: &Path, applied: u64) -> io::Result<Snapshot> {
+        let pairs = Pairs::open(self.disk.open_read(path)?, MAGIC)?;
+        let marker = pairs
+            .header
+            .get(..MARKER_BYTES)
+            .and_then(Marker::decode)
+            .ok_or_else(|| pairs::damaged("no readable header"))?;
+        if marker.owner != self.owner {
+            return Err(pairs::damaged("another hub's, or another layout"));
+        }
+        if marker.applied != applied {
+            return Err(pairs::damaged("another snapshot's name"));
+        }
+        Ok(Snapshot { marker, pairs })
+    }
+
+    /// Snapshots by the number of records they contain, oldest first.
+    fn list(&self) -> io::Result<Vec<(u64, PathBuf)>> {
+        let mut found: Vec<_> = self
+            .disk
+            .list(&self.dir)?
+            .into_iter()
+            .filter_map(|name| Some((name.strip_suffix(SUFFIX)?.parse().ok()?, self.dir.join(&name))))
+            .collect();
+        found.sort();
+        Ok(found)
+    }
+}
+
+impl Snapshot {
+    /// Visits all pairs in order. An error of kind `InvalidData` if they are
+    /// not those that the header describes.
+    pub(super) fn load(&self, put: &mut dyn FnMut(&[u8], &[u8]) -> io::Result<()>) -> io::Result<()> {
+        let mut fingerprint = Fingerprint::default();
+        self.pairs.visit(&mut |key, value| {
+            let value = value.ok_or_else(|| pairs::damaged("a deletion in a snapshot"))?;
+            fingerprint.add(key, value);
+            put(key, value)
+        })?;
+        if fingerprint != self.marker.fingerprint {
+            return Err(pairs::damaged("the pairs are not those of the header"));
+        }
+        Ok(())
+    }
+}
