@@ -55,6 +55,16 @@ impl Health {
         self.is_ready() && self.disk_low
     }
 
+    /// Whether the data disk is nearly full.
+    pub fn is_disk_low(&self) -> bool {
+        self.disk_low
+    }
+
+    /// Whether nothing can be recorded until the process starts again.
+    pub fn has_failed(&self) -> bool {
+        matches!(self.phase, Phase::Failed(_))
+    }
+
     /// Why it is not ready, or degraded; one line. Empty if all is well.
     pub fn because(&self) -> String {
         match &self.phase {
@@ -184,7 +194,7 @@ mod tests {
         assert!(readiness.health().is_ready());
         assert_eq!(readiness.health().because(), "");
         drop(writer);
-        assert!(!readiness.health().is_ready());
+        assert!(!readiness.health().is_ready() && readiness.health().has_failed());
         assert!(readiness.health().because().contains("writer"));
         readiness.stopping();
         assert!(readiness.health().because().contains("writer"), "a failure is final");
