@@ -3,13 +3,10 @@
 
 mod writer;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc::{SyncSender, TrySendError},
-    },
-    time::Instant,
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+    mpsc::{SyncSender, TrySendError},
 };
 
 use axis_proto::hub::v1::Reason;
@@ -18,6 +15,7 @@ use tokio::sync::{oneshot, watch};
 pub use writer::{CommitError, Parts, WriterHandle, create_log, replay, start};
 
 use crate::{
+    clock::Clock,
     error::{Error, Refusal, Result},
     machine::{Command, Outcome},
 };
@@ -37,6 +35,7 @@ pub struct Committer {
     queue: SyncSender<Message>,
     progress: watch::Receiver<Progress>,
     full: Arc<AtomicBool>,
+    clock: Clock,
 }
 
 /// What the writer is sent.
@@ -49,7 +48,8 @@ enum Message {
 struct Queued {
     command: Command,
     answer: oneshot::Sender<Result<Outcome>>,
-    since: Instant,
+    /// When it was queued, on the monotonic clock.
+    since_us: u64,
 }
 
 /// Milliseconds after which a refused caller may try again.
@@ -71,7 +71,7 @@ impl Committer {
             return Err(Refusal::new(Reason::DiskFull).retry_after_ms(DISK_RETRY_MS).into());
         }
         let (answer, answered) = oneshot::channel();
-        let queued = Queued { command, answer, since: Instant::now() };
+        let queued = Queued { command, answer, since_us: self.clock.monotonic_us() };
         match self.queue.try_send(Message::Command(Box::new(queued))) {
             Ok(()) => answered.await.map_err(|_| Error::fault("the writer stopped before it answered"))?,
             Err(TrySendError::Full(_)) => {

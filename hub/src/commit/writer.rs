@@ -9,7 +9,7 @@ use std::{
         mpsc::{Receiver, RecvTimeoutError, sync_channel},
     },
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use axis_proto::{
@@ -29,8 +29,7 @@ use crate::{
     limits,
     machine::{self, Command, Context, Outcome},
     observe::{CommitSample, Metrics, Readiness},
-    state::{Changes, Draft, State, memory::MemoryState},
-    wire::read_once,
+    state::{Changes, Draft, State, memory::MemoryState, read_once},
 };
 
 /// How long the writer waits for a command before it looks at the timers.
@@ -119,6 +118,7 @@ pub fn start(parts: Parts) -> (Committer, WriterHandle) {
         queue: queue.clone(),
         progress: progress.subscribe(),
         full: Arc::new(AtomicBool::new(false)),
+        clock: parts.clock.clone(),
     };
     let writer = Writer { parts, commands, progress, lists: HashMap::new() };
     let thread = std::thread::Builder::new()
@@ -162,7 +162,8 @@ struct Decided {
     entries: Vec<Entry>,
     changes: Changes,
     answers: Answers,
-    oldest: Option<Instant>,
+    /// When the oldest command was queued, on the monotonic clock.
+    oldest_us: Option<u64>,
     stop: bool,
 }
 
@@ -258,7 +259,7 @@ impl Writer {
         read_once(&*self.parts.state, |read| {
             let mut random = fill_random;
             let mut batch = machine::Batch::new(read, size, Context { now_ms, random: &mut random });
-            let (mut answers, mut oldest, mut stop): (Answers, _, _) = (Vec::new(), None, false);
+            let (mut answers, mut oldest_us, mut stop): (Answers, _, _) = (Vec::new(), None, false);
             for command in own {
                 if let Err(error) = batch.decide(&command) {
                     tracing::error!(%error, "the writer's own command was refused");
@@ -268,8 +269,8 @@ impl Writer {
             loop {
                 match next {
                     Some(Message::Command(queued)) => {
-                        let Queued { command, answer, since } = *queued;
-                        oldest = oldest.or(Some(since));
+                        let Queued { command, answer, since_us } = *queued;
+                        oldest_us = oldest_us.or(Some(since_us));
                         answers.push((answer, batch.decide(&command)));
                     }
                     Some(Message::Stop) => {
@@ -285,25 +286,25 @@ impl Writer {
                 next = self.commands.try_recv().ok();
             }
             let (entries, changes) = batch.finish();
-            Decided { entries, changes, answers, oldest, stop }
+            Decided { entries, changes, answers, oldest_us, stop }
         })
     }
 
     /// Makes a decided batch durable, then visible, then known.
     fn finish(&mut self, decided: Decided) -> std::result::Result<(), CommitError> {
-        let Decided { entries, changes, answers, oldest, .. } = decided;
+        let Decided { entries, changes, answers, oldest_us, .. } = decided;
         if !entries.is_empty() {
             let records = entries.len();
-            let began = Instant::now();
-            self.parts.readiness.commit_begins(self.parts.clock.monotonic_ms());
+            let began_us = self.parts.clock.monotonic_us();
+            self.parts.readiness.commit_begins(began_us / 1_000);
             append(&mut *self.parts.journal, &mut self.parts.tree, &self.parts.signer, entries)?;
-            let sync_us = micros(began);
+            let sync_us = self.parts.clock.monotonic_us() - began_us;
             // Crash here: the records are durable and nobody knows; senders
             // ask again and hear `duplicate`.
             let size = self.parts.journal.size();
             self.parts.state.publish(changes, size);
             self.parts.readiness.commit_ends();
-            let latency_us = micros(oldest.unwrap_or(began));
+            let latency_us = self.parts.clock.monotonic_us().saturating_sub(oldest_us.unwrap_or(began_us));
             self.parts.metrics.commit(CommitSample { records, latency_us, sync_us });
             let directory_version =
                 read_once(&*self.parts.state, |read| machine::query::meta(read).directory_version);
@@ -349,8 +350,4 @@ pub fn replay(draft: &mut Draft<'_>, entry: &Entry) -> std::io::Result<()> {
 
 fn fill_random(buffer: &mut [u8]) {
     getrandom::fill(buffer).expect("a system without randomness cannot serve");
-}
-
-fn micros(since: Instant) -> u64 {
-    since.elapsed().as_micros() as u64
 }

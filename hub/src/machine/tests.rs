@@ -24,8 +24,7 @@ use crate::{
     fsck::Checker,
     journal::{self, Commit, Entry},
     limits::{self, DAY_MS, MINUTE_MS},
-    state::{Draft, Read, State, memory::MemoryState},
-    wire::read_once,
+    state::{Draft, Read, State, memory::MemoryState, read_once},
 };
 
 const START: u64 = 1_790_000_000_000;
