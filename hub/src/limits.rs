@@ -104,6 +104,9 @@ pub const RECENT_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Bytes of older batches that are kept after they were read: a broadcast is
 /// delivered from one of them for hours.
 pub const READ_BATCHES_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Leaves of recipient lists whose hashes are kept in memory, 250 bytes each:
+/// a broadcast to the whole directory and room to grow.
+pub const OPEN_LIST_LEAVES_MAX: usize = 200_000;
 
 // the stores
 
