@@ -50,6 +50,10 @@ class Refused(Exception):
         self.reason, self.violations, self.facts = reason, violations, facts
 
 
+class Unexpected(Exception):
+    """The hub's answer does not fit what was asked or signed."""
+
+
 def refusal_of(error: grpc.RpcError) -> Refused:
     """What a gRPC status says in Axis's words."""
     reason, facts, violations, message = error.code().name, {}, [], error.details()
@@ -302,7 +306,7 @@ class Client:
         sealed = submission.request.sealed_envelope
         expected = sealing.digest(sealed.payload_type, sealed.payload)
         if record.accepted.envelope_digest != expected:
-            raise evidence.Invalid("the receipt is for another envelope")
+            raise Unexpected("the receipt is for another envelope")
         return answer
 
     def upload(self, content: bytes):
@@ -326,7 +330,7 @@ class Client:
 
         answer = self.call(self.submission.Upload, parts())
         if not answer.complete:
-            raise evidence.Invalid(f"the upload stands at {answer.committed_bytes} of {size}")
+            raise Unexpected(f"the upload stands at {answer.committed_bytes} of {size}")
         return answer
 
     # receiving
@@ -382,18 +386,18 @@ class Client:
         keys = {}
         for key in delivery.signing_keys:
             if sealing.key_id(key.public_key) != key.key_id:
-                raise evidence.Invalid("a key does not have the id it is listed with")
-            keys[key.key_id] = key.public_key
+                raise Unexpected("a key does not have the id it is listed with")
+            keys[key.key_id.hex()] = key.public_key
         sealed = delivery.sealed_envelope
         payload = sealing.open_sealed(sealed, sealing.ENVELOPE, keys)
         if sealing.digest(sealed.payload_type, payload) != delivery.envelope_digest:
-            raise evidence.Invalid("the envelope has another digest")
+            raise Unexpected("the envelope has another digest")
         envelope = envelope_pb2.Envelope.FromString(payload)
         if envelope.hub_id != self.identity.hub_id:
-            raise evidence.Invalid("the envelope is meant for another hub")
+            raise Unexpected("the envelope is meant for another hub")
         for key in delivery.signing_keys:
             if key.agencies and envelope.sender not in key.agencies:
-                raise evidence.Invalid("the key may not sign for the sender")
+                raise Unexpected("the key may not sign for the sender")
         record = evidence.verify_receipt(delivery.receipt, self.identity.log)
         leased = record.leased
         if (
@@ -402,7 +406,7 @@ class Client:
             or leased.delivery.mailbox_sequence != delivery.mailbox_sequence
             or leased.attempt != delivery.attempt
         ):
-            raise evidence.Invalid("the lease's receipt is for another delivery")
+            raise Unexpected("the lease's receipt is for another delivery")
         self.mailbox_numbers.seen(delivery.mailbox_sequence)
         return Received(delivery, envelope)
 
@@ -422,7 +426,7 @@ class Client:
         except grpc.RpcError as error:
             raise refusal_of(error) from error
         if len(content) != named.size or sha256(content).digest() != named.sha256:
-            raise evidence.Invalid(f"{name} is not the file that was signed")
+            raise Unexpected(f"{name} is not the file that was signed")
         return content
 
     # answering
@@ -442,7 +446,7 @@ class Client:
             if record.acknowledged.acknowledgement_digest != sealing.digest(
                 sealing.ACKNOWLEDGEMENT, payload
             ):
-                raise evidence.Invalid("the receipt is for another acknowledgement")
+                raise Unexpected("the receipt is for another acknowledgement")
         return answer
 
     def reject(self, received: Received, reason, explanation=""):
