@@ -12,6 +12,7 @@ import uuid
 from hashlib import sha256
 from pathlib import Path
 
+import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from google.protobuf import json_format
@@ -271,23 +272,36 @@ def enrolment(vector):
     return "ok" if good else "SIGNATURE_INVALID"
 
 
+# What the comments of reason.proto say about remedies.
+GRPC_CODES = {
+    "FIX_REQUEST": {"INVALID_ARGUMENT"},
+    "RETRY_LATER": {"RESOURCE_EXHAUSTED", "UNAVAILABLE"},
+    "FIX_ACCESS": {"PERMISSION_DENIED"},
+    "ENROL": {"UNAUTHENTICATED"},
+    "CHECK_DIRECTORY": {"FAILED_PRECONDITION"},
+    "UPLOAD": {"FAILED_PRECONDITION"},
+    "MAKE_ANEW": {"FAILED_PRECONDITION"},
+    "LEASE_AGAIN": {"ABORTED"},
+    "ACCEPT": {"FAILED_PRECONDITION"},
+    "CORRECT_REFERENCE": {"NOT_FOUND"},
+    "RESTART_FROM_FLOOR": {"OUT_OF_RANGE"},
+    "REPORT": {"INTERNAL"},
+}
+
+
 def reason(vector):
     """The table of reasons, as their options say it in any language."""
-    found = []
-    for value in reason_pb2.Reason.DESCRIPTOR.values:
-        if value.number == 0:
-            continue
+    values = [value for value in reason_pb2.Reason.DESCRIPTOR.values if value.number]
+    codes = {code.value[0]: code.name for code in grpc.StatusCode}
+    for value, told in zip(values, vector["reasons"], strict=True):
         info = value.GetOptions().Extensions[reason_pb2.info]
-        found.append(
-            {
-                "number": value.number,
-                "reason": value.name.removeprefix("REASON_"),
-                "remedy": reason_pb2.Remedy.Name(info.remedy).removeprefix("REMEDY_"),
-                "en": info.en,
-                "vi": info.vi,
-            }
-        )
-    same(vector, "reasons", found)
+        same(told, "number", value.number)
+        same(told, "reason", value.name.removeprefix("REASON_"))
+        same(told, "remedy", reason_pb2.Remedy.Name(info.remedy).removeprefix("REMEDY_"))
+        if codes[told["grpc_code"]] not in GRPC_CODES[told["remedy"]]:
+            raise Differs(f"{told['reason']} comes with another code")
+        if not (info.en and info.vi):
+            raise Differs(f"{told['reason']} says nothing")
     return "ok"
 
 

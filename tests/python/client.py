@@ -6,6 +6,7 @@ calls, one method a deed; everything that is kept for a retry is kept as bytes.
 
 import base64
 import queue
+import re
 import socket
 import ssl
 from dataclasses import dataclass
@@ -103,7 +104,10 @@ def parse_token(text: str) -> tuple[str, bytes, bytes]:
     canonical = base64.b32encode(told).decode().rstrip("=").lower() == encoded
     if not canonical or sha256(b"axis enrolment token v1" + body).digest()[:4] != checksum:
         raise ValueError("the token is incomplete or mistyped")
-    return body[48:].decode(), body[:32], body[32:48]
+    address = body[48:].decode()
+    if not re.fullmatch(r"[!-~]+:[1-9][0-9]{0,4}", address):
+        raise ValueError("the token's address is not host:port")
+    return address, body[:32], body[32:48]
 
 
 @dataclass

@@ -9,11 +9,9 @@ import base64
 from dataclasses import dataclass
 from hashlib import sha256
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
 from google.protobuf.message import DecodeError
 
+import sealing
 from axis.record.v1 import record_pb2
 
 
@@ -125,7 +123,7 @@ class LogKey:
             typed = _base64(encoded)
             if not _is_name(self.name) or len(typed) != 33 or typed[0] != 1:
                 raise ValueError("not an Ed25519 key with a name")
-            self._key = Ed25519PublicKey.from_public_bytes(typed[1:])
+            self._key = typed[1:]
         except ValueError as error:
             raise Invalid("VERIFIER_KEY", str(error)) from None
         self.key_id = sha256(self.name.encode() + b"\n" + typed).digest()[:4]
@@ -146,10 +144,8 @@ class LogKey:
             name, blob = _signature_line(line)
             if (name, blob[:4]) != (self.name, self.key_id):
                 continue
-            try:
-                self._key.verify(blob[4:], text.encode())
-            except InvalidSignature:
-                raise Invalid("SIGNATURE", "the log's signature does not verify") from None
+            if not sealing.signed_by(self._key, blob[4:], text.encode()):
+                raise Invalid("SIGNATURE", "the log's signature does not verify")
             signed = True
         if not signed:
             raise Invalid("UNSIGNED", "the log did not sign it")
@@ -157,6 +153,8 @@ class LogKey:
         try:
             origin, size, root, *_extensions, _end = text.split("\n")
             found = Checkpoint(origin, _decimal(size), _hash(root))
+            if found.size == 0 and found.root != root_of([]):
+                raise ValueError("an empty log has the empty root")
         except ValueError as error:
             raise Invalid("CHECKPOINT", str(error)) from None
         if found.origin != self.name:
@@ -203,6 +201,8 @@ def parse_proof(text: str) -> Proof:
             extra = _base64(lines.pop(0).removeprefix("extra "))
         if not lines or not lines[0].startswith("index "):
             raise ValueError("the proof has no index")
+        if len(lines) > 64:
+            raise ValueError("no log is that deep")
         index = _decimal(lines.pop(0).removeprefix("index "))
         return Proof(extra, index, [_hash(line) for line in lines], note)
     except ValueError as error:

@@ -105,7 +105,32 @@ def open_sealed(sealed, payload_type: str, public_keys: dict[str, bytes]) -> byt
     return sealed.payload
 
 
+# Points of small order, in every encoding: under such a key one signature fits
+# all messages. Most libraries, this one too, do not look.
+_SMALL_ORDER = {
+    bytes.fromhex(start + middle * 30 + end)
+    for start, middle, ends in (
+        ("00", "00", ("00", "80")),
+        ("01", "00", ("00", "80")),
+        ("ec", "ff", ("7f", "ff")),
+        ("ed", "ff", ("7f", "ff")),
+        ("ee", "ff", ("7f", "ff")),
+    )
+    for end in ends
+} | {
+    bytes.fromhex(point + end)
+    for point, ends in (
+        ("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc", ("05", "85")),
+        ("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03", ("7a", "fa")),
+    )
+    for end in ends
+}
+
+
 def signed_by(public: bytes, signature: bytes, message: bytes) -> bool:
+    """Whether the key made the signature, strictly: no point of small order."""
+    if public in _SMALL_ORDER or signature[:32] in _SMALL_ORDER:
+        return False
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
     except (InvalidSignature, ValueError):
