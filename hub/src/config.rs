@@ -4,7 +4,7 @@
 
 use std::{
     fmt::Write as _,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -341,11 +341,29 @@ impl Config {
     }
 }
 
+impl Public {
+    /// What others are told of an address: what is set, else where it
+    /// listens, with a host that can be called.
+    pub fn address(&self, set: &str, bound: SocketAddr) -> String {
+        let callable = match (bound.ip().is_unspecified(), bound.is_ipv4()) {
+            (false, _) => bound,
+            (true, true) => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), bound.port()),
+            (true, false) => SocketAddr::new(Ipv6Addr::LOCALHOST.into(), bound.port()),
+        };
+        match (set.is_empty(), self.names.first()) {
+            (false, _) => set.to_owned(),
+            (true, Some(name)) if name.contains(':') => format!("[{name}]:{}", bound.port()),
+            (true, Some(name)) => format!("{name}:{}", bound.port()),
+            (true, None) => callable.to_string(),
+        }
+    }
+}
+
 /// Splits `host:port`, where the host may be an IPv6 address in brackets.
 pub fn host_and_port(address: &str) -> Option<(String, u16)> {
     let (host, port) = address.rsplit_once(':')?;
     let host = match host.strip_prefix('[') {
-        Some(rest) => rest.strip_suffix(']').filter(|inner| inner.parse::<std::net::Ipv6Addr>().is_ok())?,
+        Some(rest) => rest.strip_suffix(']').filter(|inner| inner.parse::<Ipv6Addr>().is_ok())?,
         None => Some(host).filter(|host| !host.is_empty() && !host.contains([':', '/', ' ']))?,
     };
     Some((host.to_owned(), port.parse().ok().filter(|port| *port != 0)?))
@@ -416,6 +434,18 @@ mod tests {
         check("hub_id = \"a\"\n[public]\nsystems = \"axis.example\"", "host:port");
         check("hub_id = \"a\"\n[tls]\ncertificate_days = 0", "certificate_days");
         check("hub_id = \"a\"\n[tls]\ndays = 9", "`tls.days` is now called `tls.certificate_days`");
+    }
+
+    #[test]
+    fn others_are_told_of_an_address_that_can_be_called() {
+        let mut public = Public::default();
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        assert_eq!(public.address("", at("127.0.0.1:5")), "127.0.0.1:5");
+        assert_eq!(public.address("", at("0.0.0.0:5")), "127.0.0.1:5");
+        assert_eq!(public.address("", at("[::]:5")), "[::1]:5");
+        assert_eq!(public.address("axis.example:9", at("0.0.0.0:5")), "axis.example:9");
+        public.names.push("axis.example".to_owned());
+        assert_eq!(public.address("", at("0.0.0.0:5")), "axis.example:5");
     }
 
     #[test]

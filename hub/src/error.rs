@@ -15,7 +15,7 @@ pub enum Error {
 }
 
 /// Shorthand for what stages return.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A no with its reason, places and facts.
 #[derive(Debug, Clone, PartialEq, Eq)]

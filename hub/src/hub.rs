@@ -1,1 +1,395 @@
-//! (in work)
+//! One running hub: its stores, its writer, its listeners and the tasks
+//! around them, in the order in which they need each other. Decides nothing.
+//!
+//! ```text
+//! lock ▶ listeners bound ▶ journal ▶ tree ▶ state ▶ writer ▶ listeners served
+//! stop: nothing new ▶ what is under way, until the deadline ▶ writer ▶ state
+//! ```
+
+use std::{cell::RefCell, io, path::Path, sync::Arc, time::Duration};
+
+use axis_proto::note::CheckpointSigner;
+use tokio::{
+    net::{TcpListener, UnixListener},
+    task::JoinHandle,
+    time::{Instant, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clock::Clock,
+    commit::{self, WriterHandle},
+    config::Config,
+    disk::{self, DirLock, Disk, RealDisk},
+    evidence::{Evidence, Tree},
+    identity::Identity,
+    journal::{Journal, JournalReader, segments::SegmentJournal},
+    limits,
+    machine::{self, Command, query},
+    observe::{self, Metrics, ObserveContext, Presence, Readiness},
+    state::{self, SledState, read_once},
+    wire::{self, Addresses, Context, listener::Connections},
+};
+
+/// The journal's directory in `data/`.
+pub const JOURNAL: &str = "journal";
+/// The tree's directory in `data/`.
+pub const TREE: &str = "tree";
+/// The vault's directory in `data/`.
+pub const VAULT: &str = "vault";
+
+/// A running hub.
+pub struct Hub {
+    ctx: Arc<Context>,
+    state: Arc<SledState>,
+    writer: WriterHandle,
+    servers: Vec<(&'static str, JoinHandle<()>)>,
+    tasks: Vec<JoinHandle<()>>,
+    /// Cancelled at the very end: operators look on while the hub stops.
+    stopped: CancellationToken,
+    _lock: DirLock,
+}
+
+/// Why a hub did not start.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {doing}")]
+pub struct StartError {
+    doing: String,
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+type Result<T, E = StartError> = std::result::Result<T, E>;
+
+/// Names what was being done when something failed.
+fn doing<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+    what: impl Into<String>,
+) -> impl FnOnce(E) -> StartError {
+    move |error| StartError { doing: what.into(), source: error.into() }
+}
+
+/// What is opened before anything is served.
+struct Stores {
+    journal: SegmentJournal,
+    tree: Tree,
+    state: Arc<SledState>,
+    signer: CheckpointSigner,
+    identity: Identity,
+}
+
+/// Sockets that are bound but not served yet.
+struct Sockets {
+    systems: TcpListener,
+    enrolment: TcpListener,
+    operators: TcpListener,
+    admin: UnixListener,
+    addresses: Addresses,
+}
+
+impl Hub {
+    /// Starts the hub of a directory. On return it listens, and
+    /// `addresses.toml` says where.
+    pub async fn start(config: Config, clock: Clock) -> Result<Self> {
+        let data = config.data_dir();
+        let lock = disk::lock(&data).map_err(doing(format!("lock {}", data.display())))?;
+        // what a killed process left says nothing of this one
+        let _none = std::fs::remove_file(config.addresses_file());
+        let sockets = bind(&config).await?;
+        let (metrics, readiness, presence) = (Metrics::new(), Readiness::new(), Presence::default());
+        let opening = config.clone();
+        let stores = tokio::task::spawn_blocking(move || open(&opening, RealDisk::shared()));
+        let Stores { journal, tree, state, signer, identity } =
+            stores.await.map_err(doing("open the stores"))??;
+
+        let last = read_once(&*state, query::meta);
+        clock.compare_with_last_record(last.last_recorded_unix_ms);
+        tracing::info!(records = journal.size(), hub_id = %config.hub_id, origin = last.origin, "stores opened");
+
+        let reader = journal.reader();
+        let evidence = Arc::new(Evidence::new(reader.clone(), tree.reader()));
+        let log_verifier_key = signer.verifier_key();
+        let (committer, writer) = commit::start(commit::Parts {
+            journal: Box::new(journal),
+            tree,
+            signer,
+            state: state.clone(),
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+            readiness: readiness.clone(),
+        });
+        let written = state.clone();
+        let observe = ObserveContext {
+            hub_id: config.hub_id.clone(),
+            started_unix_ms: clock.now_ms(),
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+            readiness: readiness.clone(),
+            presence: presence.clone(),
+            state: state.clone(),
+            state_written: Arc::new(move || written.lag().applied),
+            journal: reader,
+            disk: RealDisk::shared(),
+            data_dir: data,
+        };
+        let ctx = Arc::new(Context {
+            addresses: sockets.addresses.clone(),
+            identity,
+            log_verifier_key,
+            clock,
+            observe,
+            state: state.clone(),
+            committer,
+            evidence,
+            connections: Connections::default(),
+            presence,
+            metrics,
+            readiness,
+            stopping: CancellationToken::new(),
+            config,
+        });
+        let mut hub = Self {
+            ctx,
+            state,
+            writer,
+            servers: Vec::new(),
+            tasks: Vec::new(),
+            stopped: CancellationToken::new(),
+            _lock: lock,
+        };
+        // from here on an error must not leave threads and tasks behind
+        match hub.serve(sockets) {
+            Ok(()) => Ok(hub),
+            Err(error) => {
+                hub.stop().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> &Addresses {
+        &self.ctx.addresses
+    }
+
+    /// What its services work with.
+    pub fn context(&self) -> &Arc<Context> {
+        &self.ctx
+    }
+
+    /// Ends when nothing more can be committed, and says why: the process
+    /// must stop then, and the next start finds out what the disk holds.
+    pub async fn failed(&self) -> String {
+        let mut progress = self.ctx.committer.watch();
+        while progress.changed().await.is_ok() {}
+        self.ctx.readiness.health().because()
+    }
+
+    /// Stops: takes nothing new, finishes what is under way within
+    /// [`limits::DRAIN_TIMEOUT`], and names what was left.
+    pub async fn stop(mut self) -> Vec<String> {
+        let deadline = Instant::now() + limits::DRAIN_TIMEOUT;
+        self.ctx.readiness.stopping();
+        self.ctx.stopping.cancel();
+        let mut left = self.drain(deadline).await;
+        let (writer, state) = (self.writer, self.state);
+        let stores = tokio::task::spawn_blocking(move || {
+            writer.stop();
+            state.stop();
+        });
+        if timeout_at(deadline + limits::DRAIN_TIMEOUT, stores).await.is_err() {
+            left.push("the writer: the data disk does not answer".to_owned());
+        }
+        self.stopped.cancel();
+        for task in self.tasks.drain(..) {
+            task.abort();
+        }
+        let _gone = std::fs::remove_file(self.ctx.config.admin_socket());
+        let _gone = std::fs::remove_file(self.ctx.config.addresses_file());
+        for what in &left {
+            tracing::warn!(what, "left when stopping");
+        }
+        tracing::info!(left = left.len(), "stopped");
+        left
+    }
+
+    /// Waits for the servers, then cuts what still is connected.
+    async fn drain(&mut self, deadline: Instant) -> Vec<String> {
+        let mut left = Vec::new();
+        let mut late = Vec::new();
+        for (name, mut server) in self.servers.drain(..) {
+            if timeout_at(deadline, &mut server).await.is_err() {
+                late.push((name, server));
+            }
+        }
+        for fingerprint in self.ctx.connections.fingerprints() {
+            let system = self.ctx.read(|read| query::certificate(read, &fingerprint));
+            let system = system.map_or_else(|| fingerprint.to_string(), |certificate| certificate.system);
+            for address in self.ctx.connections.addresses_of(&fingerprint) {
+                left.push(format!("a connection of {system} from {address}"));
+            }
+            self.ctx.connections.cut(&fingerprint);
+        }
+        for (name, mut server) in late {
+            if timeout_at(Instant::now() + CUT_TIMEOUT, &mut server).await.is_err() {
+                left.push(format!("calls on the listener for {name}"));
+                server.abort();
+            }
+        }
+        left
+    }
+
+    fn serve(&mut self, sockets: Sockets) -> Result<()> {
+        let ctx = self.ctx.clone();
+        let addresses = sockets.addresses;
+        let servers = wire::serve(&ctx, sockets.systems, sockets.enrolment, sockets.admin)
+            .map_err(doing("set up TLS"))?;
+        self.servers.extend(servers);
+        let operators = observe::serve(sockets.operators, ctx.observe.clone(), self.stopped.clone());
+        self.tasks.push(tokio::spawn(async move {
+            if let Err(error) = operators.await {
+                tracing::error!(%error, "the operators' page failed");
+            }
+        }));
+        self.tasks.push(tokio::spawn(wire::access::cut_the_unwelcome(ctx.clone())));
+        self.tasks.push(tokio::spawn(mind_the_disk(ctx.clone())));
+        self.tasks.push(tokio::spawn(record_snapshots(ctx.clone(), self.state.clone())));
+
+        let file = ctx.config.addresses_file();
+        let text = format!(
+            "# Where this hub listens; written when it starts, removed when it stops.\n\
+             systems = \"{}\"\nenrolment = \"{}\"\noperators = \"{}\"\n",
+            addresses.systems, addresses.enrolment, addresses.operators
+        );
+        disk::replace(&RealDisk, &file, text.as_bytes())
+            .map_err(doing(format!("write {}", file.display())))?;
+        tracing::info!(
+            systems = %addresses.systems,
+            enrolment = %addresses.enrolment,
+            operators = %addresses.operators,
+            "listening"
+        );
+        Ok(())
+    }
+}
+
+/// How long connections that were cut may take to notice.
+const CUT_TIMEOUT: Duration = Duration::from_secs(1);
+
+async fn bind(config: &Config) -> Result<Sockets> {
+    let listen = &config.listen;
+    let tcp = async |address| TcpListener::bind(address).await.map_err(doing(format!("listen on {address}")));
+    let (systems, enrolment, operators) =
+        (tcp(listen.systems).await?, tcp(listen.enrolment).await?, tcp(listen.operators).await?);
+    let path = config.admin_socket();
+    let admin = admin_socket(config).map_err(doing(format!("listen on {}", path.display())))?;
+    let bound = |listener: &TcpListener| listener.local_addr().map_err(doing("read the address"));
+    let (at_systems, at_enrolment) = (bound(&systems)?, bound(&enrolment)?);
+    let addresses = Addresses {
+        systems: at_systems,
+        enrolment: at_enrolment,
+        operators: bound(&operators)?,
+        public_systems: config.public.address(&config.public.systems, at_systems),
+        public_enrolment: config.public.address(&config.public.enrolment, at_enrolment),
+    };
+    Ok(Sockets { systems, enrolment, operators, admin, addresses })
+}
+
+/// Made where nobody else can look, and moved into place once nobody else can
+/// open it; takes the place of what a killed process left.
+fn admin_socket(config: &Config) -> io::Result<UnixListener> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let hidden = config.keys_dir().join(".sock");
+    match std::fs::remove_file(&hidden) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&hidden)?;
+    std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(&hidden, config.admin_socket())?;
+    Ok(listener)
+}
+
+fn open(config: &Config, disk: Arc<dyn Disk>) -> Result<Stores> {
+    let data = config.data_dir();
+    let identity = Identity::load(&config.keys_dir()).map_err(doing("read the keys"))?;
+    let journal =
+        SegmentJournal::open(disk.clone(), &data.join(JOURNAL)).map_err(doing("open the journal"))?;
+    let signer = signer(&journal, &identity).map_err(doing("sign checkpoints"))?;
+    let tree =
+        Tree::open(disk.clone(), &data.join(TREE), &*journal.reader()).map_err(doing("open the tree"))?;
+    let state = open_state(&data, disk.clone(), signer.origin(), &*journal.reader())
+        .map_err(doing("open the state"))?;
+    let meta = read_once(&state, query::meta);
+    if meta.hub_id != config.hub_id.as_str() {
+        let why = format!("the journal is of hub `{}`, hub.toml says `{}`", meta.hub_id, config.hub_id);
+        return Err(doing("use this directory")(why));
+    }
+    Ok(Stores { journal, tree, state: Arc::new(state), signer, identity })
+}
+
+/// The signer of the log that the journal holds.
+fn signer(journal: &SegmentJournal, identity: &Identity) -> io::Result<CheckpointSigner> {
+    let Some(last) = journal.last_commit() else {
+        return Err(io::Error::other("the journal is empty; `axis-hub init` makes a hub"));
+    };
+    let origin = last.checkpoint.lines().next().unwrap_or_default();
+    let signer = CheckpointSigner::new(origin, identity.checkpoint_key.clone()).map_err(io::Error::other)?;
+    // another key under the same name would be another log to everyone
+    signer
+        .verifier()
+        .verify(&last.checkpoint)
+        .map_err(|error| io::Error::other(format!("keys/checkpoint.pem is not this log's key: {error}")))?;
+    Ok(signer)
+}
+
+/// Opens the state, derived from the journal wherever it is lost.
+fn open_state(
+    data: &Path,
+    disk: Arc<dyn Disk>,
+    origin: &str,
+    journal: &dyn JournalReader,
+) -> io::Result<SledState> {
+    let options = state::Options::new(data, disk, origin, machine::LAYOUT_VERSION);
+    let failed = RefCell::new(None);
+    let state = state::open(options, journal, &|draft, entry| {
+        if let Err(error) = commit::replay(draft, entry) {
+            failed.borrow_mut().get_or_insert((entry.sequence, error));
+        }
+    })?;
+    match failed.into_inner() {
+        None => Ok(state),
+        Some((sequence, error)) => Err(io::Error::other(format!("record {sequence}: {error}"))),
+    }
+}
+
+/// Refuses new documents while the disk is nearly full, as readiness says.
+async fn mind_the_disk(ctx: Arc<Context>) {
+    let mut health = ctx.readiness.watch();
+    let mut full = false;
+    loop {
+        let now_full = health.borrow_and_update().is_degraded();
+        if std::mem::replace(&mut full, now_full) != now_full {
+            ctx.committer.disk_is_full(full);
+            tracing::warn!(full, "data disk nearly full");
+        }
+        if health.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Puts each snapshot's digest into the journal.
+async fn record_snapshots(ctx: Arc<Context>, state: Arc<SledState>) {
+    let mut snapshots = state.snapshots();
+    drop(state);
+    while snapshots.changed().await.is_ok() {
+        let Some(taken) = snapshots.borrow_and_update().clone() else { continue };
+        let command = Command::SnapshotTaken {
+            applied_sequence: taken.applied.saturating_sub(1),
+            sha256: axis_proto::id::Digest::new(taken.sha256),
+            key_count: taken.key_count,
+        };
+        if let Err(error) = ctx.committer.commit(command).await {
+            tracing::warn!(%error, "snapshot not recorded");
+        }
+    }
+}

@@ -30,6 +30,9 @@ pub const RECIPIENTS_MAX: usize = 200_000;
 /// Most bytes of an operator's remark.
 pub const REMARK_BYTES_MAX: usize = 4_096;
 
+/// Most bytes of the name of who did something, in a record.
+pub const OPERATOR_BYTES_MAX: usize = 64;
+
 // time
 
 /// Oldest `created` that is accepted; shorter than ids are remembered.
@@ -149,6 +152,21 @@ pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most bytes of the headers of one request.
 pub const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
+/// How often open connections are looked at for certificates that ended.
+pub const ACCESS_CHECK_INTERVAL: Duration = Duration::from_secs(60);
+/// How often the server's certificate is looked at.
+pub const CERTIFICATE_CHECK_INTERVAL: Duration = Duration::from_secs(3_600);
+/// Most bytes of a request for an identity.
+pub const ENROL_BYTES_MAX: usize = 16 * 1024;
+/// Most agencies named in GetInfo and Enrol; the directory has all.
+pub const AGENCIES_SHOWN_MAX: usize = 1_000;
+/// Wrong enrolment tokens from one address within the window, before it has
+/// to wait.
+pub const TOKEN_FAILURES_MAX: u32 = 10;
+/// The window in which wrong tokens are counted.
+pub const TOKEN_FAILURES_WINDOW_MS: Millis = MINUTE_MS;
+/// Most addresses whose wrong tokens are counted one by one.
+pub const TOKEN_FAILURES_ADDRESSES_MAX: usize = 10_000;
 /// Longest handshake.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most streams and calls at once on one connection.

@@ -1,21 +1,32 @@
 //! gRPC on both sides of TLS: turns messages into the stages' types and back.
 //! The only module that knows tonic; decides nothing itself.
 
+pub mod access;
+pub mod enrolment;
 pub mod listener;
 pub mod status;
 pub mod tls;
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
+use axis_proto::{reason::Language, record::v1::Receipt};
+use tokio::{
+    net::{TcpListener, UnixListener},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Status};
+use tonic::{Request, Response, Status, service::Routes};
 
 use crate::{
     authenticate::Caller,
     clock::Clock,
+    commit::Committer,
     config::Config,
-    limits::Millis,
-    observe::{Metrics, Presence, Readiness},
+    error::{Error, Result},
+    evidence::Evidence,
+    identity::{Identity, Server},
+    limits::{self, Millis},
+    observe::{Metrics, ObserveContext, Presence, Readiness},
     state::{Read, State},
 };
 
@@ -26,20 +37,47 @@ pub use crate::state::read_once;
 pub struct Context {
     /// The settings.
     pub config: Config,
+    /// Where the hub listens, and how it is reached.
+    pub addresses: Addresses,
+    /// The hub's keys.
+    pub identity: Identity,
+    /// Verifier key of the log's checkpoints.
+    pub log_verifier_key: String,
     /// The only clock.
     pub clock: Clock,
     /// What follows from the journal.
     pub state: Arc<dyn State>,
+    /// Where commands become durable.
+    pub committer: Committer,
+    /// Records with their proofs.
+    pub evidence: Arc<Evidence>,
     /// Connections of systems, to be cut at once when they lose their right.
     pub connections: listener::Connections,
     /// Who called lately; receive streams count themselves here.
     pub presence: Presence,
+    /// What operators see.
+    pub observe: ObserveContext,
     /// What is counted.
     pub metrics: Metrics,
     /// Whether the hub can commit.
     pub readiness: Readiness,
     /// Cancelled when the hub stops: streams end themselves then.
     pub stopping: CancellationToken,
+}
+
+/// Where a hub listens, and how it is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Addresses {
+    /// For systems.
+    pub systems: SocketAddr,
+    /// For enrolment.
+    pub enrolment: SocketAddr,
+    /// For operators.
+    pub operators: SocketAddr,
+    /// `host:port` where systems reach it.
+    pub public_systems: String,
+    /// `host:port` where enrolling systems reach it.
+    pub public_enrolment: String,
 }
 
 impl Context {
@@ -51,6 +89,136 @@ impl Context {
     /// Reads one moment of the state.
     pub fn read<T>(&self, read: impl FnOnce(&dyn Read) -> T) -> T {
         read_once(&*self.state, read)
+    }
+
+    /// The receipt of a record, read where waiting for a disk holds up
+    /// nobody else.
+    pub async fn receipt(&self, sequence: u64) -> Result<Receipt> {
+        let evidence = self.evidence.clone();
+        tokio::task::spawn_blocking(move || evidence.receipt(sequence)).await.map_err(Error::fault)?
+    }
+
+    /// What a caller is told of an error, which is counted.
+    pub fn status(&self, error: &Error, language: Language) -> Status {
+        match error {
+            Error::Refused(refusal) => self.metrics.refused(refusal.reason),
+            Error::Fault(_) => self.metrics.fault(),
+        }
+        status::status(error, language)
+    }
+
+    /// The answer to a unary call.
+    pub fn answer<T>(&self, result: Result<T>, language: Language) -> Result<Response<T>, Status> {
+        result.map(Response::new).map_err(|error| self.status(&error, language))
+    }
+}
+
+/// A listener that is being served, by name.
+pub type Serving = (&'static str, JoinHandle<()>);
+
+/// Serves the systems, those who enrol and the operators, until stopping and
+/// until what is under way then has ended.
+pub fn serve(
+    ctx: &Arc<Context>,
+    systems: TcpListener,
+    enrolment: TcpListener,
+    _operators: UnixListener,
+) -> Result<Vec<Serving>> {
+    let authority = &ctx.identity.authority;
+    let (server, _) = Server::current(&ctx.config, authority, ctx.now_ms())?;
+    let certificate = Arc::new(tls::ServerCertificate::new(server.chain, server.key)?);
+    let mut authorities = crate::identity::trusted_authorities(&ctx.config)?;
+    authorities.push(authority.certificate().clone());
+    let accept = |tls| listener::Accept {
+        tls,
+        connections: ctx.connections.clone(),
+        metrics: ctx.metrics.clone(),
+        stopping: ctx.stopping.clone(),
+    };
+    let of_systems = accept(tls::systems_config(certificate.clone(), authorities, &ctx.clock)?).run(systems);
+    let of_enrolment = accept(tls::enrolment_config(certificate.clone(), &ctx.clock)?).run(enrolment);
+    tokio::spawn(renew(ctx.clone(), certificate));
+
+    let for_systems = listener::server()
+        .layer(access::AuthenticateLayer::new(ctx.clone()))
+        .add_routes(systems_routes(ctx)?)
+        .serve_with_incoming_shutdown(of_systems, ctx.stopping.clone().cancelled_owned());
+    let for_enrolment = listener::server()
+        .add_service(enrolment::enrolment_service(ctx.clone()))
+        .serve_with_incoming_shutdown(of_enrolment, ctx.stopping.clone().cancelled_owned());
+    Ok(vec![
+        ("systems", serving(ctx, "systems", for_systems)),
+        ("enrolment", serving(ctx, "enrolment", for_enrolment)),
+    ])
+}
+
+/// Every service that a system may call.
+fn systems_routes(ctx: &Arc<Context>) -> Result<Routes> {
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(axis_proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let (reporter, health) = tonic_health::server::health_reporter();
+    tokio::spawn(report_health(ctx.clone(), reporter));
+    let mut routes = Routes::builder();
+    routes
+        .add_service(health)
+        .add_service(reflection().build_v1().map_err(Error::fault)?)
+        .add_service(reflection().build_v1alpha().map_err(Error::fault)?)
+        .add_service(enrolment::identity_service(ctx.clone()));
+    Ok(routes.routes())
+}
+
+fn serving(
+    ctx: &Arc<Context>,
+    name: &'static str,
+    server: impl Future<Output = std::result::Result<(), tonic::transport::Error>> + Send + 'static,
+) -> JoinHandle<()> {
+    let ctx = ctx.clone();
+    tokio::spawn(async move {
+        let ended = server.await;
+        if let Err(error) = &ended {
+            tracing::error!(name, %error, "listener failed");
+        }
+        if !ctx.stopping.is_cancelled() {
+            ctx.readiness.failed(format!("the listener for {name} has ended"));
+        }
+    })
+}
+
+/// The health service says what readiness says.
+async fn report_health(ctx: Arc<Context>, reporter: tonic_health::server::HealthReporter) {
+    let mut health = ctx.readiness.watch();
+    loop {
+        let status = match health.borrow_and_update().is_ready() {
+            true => tonic_health::ServingStatus::Serving,
+            false => tonic_health::ServingStatus::NotServing,
+        };
+        reporter.set_service_status("", status).await;
+        if health.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Renews the server's certificate before it ends.
+async fn renew(ctx: Arc<Context>, certificate: Arc<tls::ServerCertificate>) {
+    let mut hours = tokio::time::interval(limits::CERTIFICATE_CHECK_INTERVAL);
+    loop {
+        tokio::select! {
+            () = ctx.stopping.cancelled() => return,
+            _ = hours.tick() => {}
+        }
+        let renewed = match Server::current(&ctx.config, &ctx.identity.authority, ctx.now_ms()) {
+            Ok((_, false)) => continue,
+            Ok((server, true)) => certificate.replace(server.chain, server.key).map_err(Error::from),
+            Err(error) => Err(error),
+        };
+        match renewed {
+            Ok(()) => tracing::info!("server certificate renewed"),
+            Err(error) => tracing::error!(%error, "server certificate not renewed"),
+        }
     }
 }
 
