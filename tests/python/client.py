@@ -6,6 +6,7 @@ calls, one method a deed; everything that is kept for a retry is kept as bytes.
 
 import base64
 import queue
+import re
 import socket
 import ssl
 from dataclasses import dataclass
@@ -48,6 +49,10 @@ class Refused(Exception):
     def __init__(self, reason, message, violations, facts):
         super().__init__(f"{reason}: {message} {violations} {facts}")
         self.reason, self.violations, self.facts = reason, violations, facts
+
+
+class Unexpected(Exception):
+    """The hub's answer does not fit what was asked or signed."""
 
 
 def refusal_of(error: grpc.RpcError) -> Refused:
@@ -99,7 +104,10 @@ def parse_token(text: str) -> tuple[str, bytes, bytes]:
     canonical = base64.b32encode(told).decode().rstrip("=").lower() == encoded
     if not canonical or sha256(b"axis enrolment token v1" + body).digest()[:4] != checksum:
         raise ValueError("the token is incomplete or mistyped")
-    return body[48:].decode(), body[:32], body[32:48]
+    address = body[48:].decode()
+    if not re.fullmatch(r"[!-~]+:[1-9][0-9]{0,4}", address):
+        raise ValueError("the token's address is not host:port")
+    return address, body[:32], body[32:48]
 
 
 @dataclass
@@ -302,7 +310,7 @@ class Client:
         sealed = submission.request.sealed_envelope
         expected = sealing.digest(sealed.payload_type, sealed.payload)
         if record.accepted.envelope_digest != expected:
-            raise evidence.Invalid("the receipt is for another envelope")
+            raise Unexpected("the receipt is for another envelope")
         return answer
 
     def upload(self, content: bytes):
@@ -326,7 +334,7 @@ class Client:
 
         answer = self.call(self.submission.Upload, parts())
         if not answer.complete:
-            raise evidence.Invalid(f"the upload stands at {answer.committed_bytes} of {size}")
+            raise Unexpected(f"the upload stands at {answer.committed_bytes} of {size}")
         return answer
 
     # receiving
@@ -382,18 +390,18 @@ class Client:
         keys = {}
         for key in delivery.signing_keys:
             if sealing.key_id(key.public_key) != key.key_id:
-                raise evidence.Invalid("a key does not have the id it is listed with")
-            keys[key.key_id] = key.public_key
+                raise Unexpected("a key does not have the id it is listed with")
+            keys[key.key_id.hex()] = key.public_key
         sealed = delivery.sealed_envelope
         payload = sealing.open_sealed(sealed, sealing.ENVELOPE, keys)
         if sealing.digest(sealed.payload_type, payload) != delivery.envelope_digest:
-            raise evidence.Invalid("the envelope has another digest")
+            raise Unexpected("the envelope has another digest")
         envelope = envelope_pb2.Envelope.FromString(payload)
         if envelope.hub_id != self.identity.hub_id:
-            raise evidence.Invalid("the envelope is meant for another hub")
+            raise Unexpected("the envelope is meant for another hub")
         for key in delivery.signing_keys:
             if key.agencies and envelope.sender not in key.agencies:
-                raise evidence.Invalid("the key may not sign for the sender")
+                raise Unexpected("the key may not sign for the sender")
         record = evidence.verify_receipt(delivery.receipt, self.identity.log)
         leased = record.leased
         if (
@@ -402,7 +410,7 @@ class Client:
             or leased.delivery.mailbox_sequence != delivery.mailbox_sequence
             or leased.attempt != delivery.attempt
         ):
-            raise evidence.Invalid("the lease's receipt is for another delivery")
+            raise Unexpected("the lease's receipt is for another delivery")
         self.mailbox_numbers.seen(delivery.mailbox_sequence)
         return Received(delivery, envelope)
 
@@ -422,7 +430,7 @@ class Client:
         except grpc.RpcError as error:
             raise refusal_of(error) from error
         if len(content) != named.size or sha256(content).digest() != named.sha256:
-            raise evidence.Invalid(f"{name} is not the file that was signed")
+            raise Unexpected(f"{name} is not the file that was signed")
         return content
 
     # answering
@@ -442,7 +450,7 @@ class Client:
             if record.acknowledged.acknowledgement_digest != sealing.digest(
                 sealing.ACKNOWLEDGEMENT, payload
             ):
-                raise evidence.Invalid("the receipt is for another acknowledgement")
+                raise Unexpected("the receipt is for another acknowledgement")
         return answer
 
     def reject(self, received: Received, reason, explanation=""):

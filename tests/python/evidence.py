@@ -9,14 +9,18 @@ import base64
 from dataclasses import dataclass
 from hashlib import sha256
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from google.protobuf.message import DecodeError
 
+import sealing
 from axis.record.v1 import record_pb2
 
 
 class Invalid(Exception):
-    """The evidence does not hold; the text says where."""
+    """The evidence does not hold: `what` in one word, as the vectors name it."""
+
+    def __init__(self, what: str, detail: str):
+        super().__init__(f"{what}: {detail}")
+        self.what = what
 
 
 # --- The tree: RFC 6962 hashes, RFC 9162 proofs -----------------------------
@@ -48,11 +52,11 @@ def root_of(hashes: list[bytes]) -> bytes:
 def root_by_inclusion(index: int, size: int, leaf: bytes, path: list[bytes]) -> bytes:
     """The root that an inclusion proof leads to (RFC 9162 section 2.1.3.2)."""
     if not 0 <= index < size:
-        raise Invalid(f"index {index} is outside a tree of {size}")
+        raise Invalid("INCLUSION", f"index {index} is outside a tree of {size}")
     here, last, found = index, size - 1, leaf
     for sibling in path:
         if last == 0:
-            raise Invalid("the path is too long")
+            raise Invalid("INCLUSION", "the path is too long")
         if here & 1 or here == last:
             found = node_hash(sibling, found)
             while not here & 1 and here:
@@ -61,7 +65,7 @@ def root_by_inclusion(index: int, size: int, leaf: bytes, path: list[bytes]) -> 
             found = node_hash(found, sibling)
         here, last = here >> 1, last >> 1
     if last != 0:
-        raise Invalid("the path is too short")
+        raise Invalid("INCLUSION", "the path is too short")
     return found
 
 
@@ -113,45 +117,64 @@ class LogKey:
     `<name>+<8 hex key id>+<base64(type ‖ key)>`."""
 
     def __init__(self, vkey: str):
-        # Names may not hold '+', base64 may.
-        self.name, key_id, encoded = vkey.split("+", 2)
-        typed = _base64(encoded)
-        if len(typed) != 33 or typed[0] != 1:
-            raise Invalid("not an Ed25519 key")
+        try:
+            # Names may not hold '+', base64 may.
+            self.name, key_id, encoded = vkey.split("+", 2)
+            typed = _base64(encoded)
+            if not _is_name(self.name) or len(typed) != 33 or typed[0] != 1:
+                raise ValueError("not an Ed25519 key with a name")
+            self._key = typed[1:]
+        except ValueError as error:
+            raise Invalid("VERIFIER_KEY", str(error)) from None
         self.key_id = sha256(self.name.encode() + b"\n" + typed).digest()[:4]
         if self.key_id.hex() != key_id:
-            raise Invalid("the key id does not belong to the key")
-        self._key = Ed25519PublicKey.from_public_bytes(typed[1:])
+            raise Invalid("VERIFIER_KEY", "the key id does not belong to the key")
 
     def checkpoint(self, note: str) -> Checkpoint:
         """Opens a signed note; others' signatures below ours do not matter."""
         text, separator, signatures = note.rpartition("\n\n")
-        if not separator or not signatures.endswith("\n"):
-            raise Invalid("not a signed note")
+        if not separator or any(c < " " and c != "\n" for c in note):
+            raise Invalid("NOTE", "not a signed note")
         text += "\n"  # the signed text ends with its last newline
+        *lines, end = signatures.split("\n")
+        if end or not lines:
+            raise Invalid("NOTE", "the last line has no end")
         signed = False
-        for line in signatures[:-1].split("\n"):
-            mark, name, blob = _three(line)
-            blob = _base64(blob)
-            if mark != "\u2014" or len(blob) < 5:
-                raise Invalid("not a signature line")
+        for line in lines:
+            name, blob = _signature_line(line)
             if (name, blob[:4]) != (self.name, self.key_id):
                 continue
-            try:
-                self._key.verify(blob[4:], text.encode())
-            except InvalidSignature:
-                raise Invalid("the log's signature does not verify") from None
+            if not sealing.signed_by(self._key, blob[4:], text.encode()):
+                raise Invalid("SIGNATURE", "the log's signature does not verify")
             signed = True
         if not signed:
-            raise Invalid("the log did not sign it")
+            raise Invalid("UNSIGNED", "the log did not sign it")
 
-        lines = text.split("\n")
-        if len(lines) < 4:
-            raise Invalid("not a checkpoint")
-        origin, size, root = lines[:3]
-        if origin != self.name:
-            raise Invalid(f"a checkpoint of {origin}, signed by {self.name}")
-        return Checkpoint(origin, _decimal(size), _hash(root))
+        try:
+            origin, size, root, *_extensions, _end = text.split("\n")
+            found = Checkpoint(origin, _decimal(size), _hash(root))
+            if found.size == 0 and found.root != root_of([]):
+                raise ValueError("an empty log has the empty root")
+        except ValueError as error:
+            raise Invalid("CHECKPOINT", str(error)) from None
+        if found.origin != self.name:
+            raise Invalid("OTHER_ORIGIN", f"of {origin}, signed by {self.name}")
+        return found
+
+
+def _signature_line(line: str) -> tuple[str, bytes]:
+    try:
+        mark, name, blob = line.split(" ")
+        found = _base64(blob)
+    except ValueError:
+        raise Invalid("NOTE", f"not a signature line: {line!r}") from None
+    if mark != "\u2014" or not _is_name(name) or len(found) < 5:
+        raise Invalid("NOTE", f"not a signature line: {line!r}")
+    return name, found
+
+
+def _is_name(name: str) -> bool:
+    return bool(name) and "+" not in name and not any(c.isspace() for c in name)
 
 
 # --- Receipts ---------------------------------------------------------------
@@ -170,32 +193,58 @@ class Proof:
 def parse_proof(text: str) -> Proof:
     head, separator, note = text.partition("\n\n")
     lines = head.split("\n")
-    if not separator or lines.pop(0) != "c2sp.org/tlog-proof@v1":
-        raise Invalid("not a c2sp.org/tlog-proof@v1")
-    extra = b""
-    if lines and lines[0].startswith("extra "):
-        extra = _base64(lines.pop(0)[len("extra ") :])
-    if not lines or not lines[0].startswith("index "):
-        raise Invalid("the proof has no index")
-    index = _decimal(lines.pop(0)[len("index ") :])
-    return Proof(extra, index, [_hash(line) for line in lines], note)
+    if not separator or not note or lines.pop(0) != "c2sp.org/tlog-proof@v1":
+        raise Invalid("PROOF", "not a c2sp.org/tlog-proof@v1")
+    try:
+        extra = b""
+        if lines and lines[0].startswith("extra "):
+            extra = _base64(lines.pop(0).removeprefix("extra "))
+        if not lines or not lines[0].startswith("index "):
+            raise ValueError("the proof has no index")
+        if len(lines) > 64:
+            raise ValueError("no log is that deep")
+        index = _decimal(lines.pop(0).removeprefix("index "))
+        return Proof(extra, index, [_hash(line) for line in lines], note)
+    except ValueError as error:
+        raise Invalid("PROOF", str(error)) from None
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a receipt proves."""
+
+    record: record_pb2.Record
+    checkpoint: Checkpoint
+    opened: object  # RecipientLeaf, ConsignmentLeaf or None
+
+
+def verified(receipt, log: LogKey) -> Verified:
+    """What a receipt proves; raises Invalid if it proves nothing."""
+    try:
+        record = record_pb2.Record.FromString(receipt.record)
+    except DecodeError as error:
+        raise Invalid("RECORD", str(error)) from None
+    if len(receipt.record) > 16_384:
+        raise Invalid("RECORD", "larger than a record may be")
+    proof = parse_proof(receipt.proof)
+    if len(proof.extra) != 16:
+        raise Invalid("SALT", "the extra line is not a 16-byte salt")
+    if record.sequence != proof.index:
+        raise Invalid("INDEX", f"record {record.sequence}, proof of {proof.index}")
+    try:
+        checkpoint = log.checkpoint(proof.checkpoint)
+    except Invalid as error:
+        raise Invalid("CHECKPOINT", str(error)) from None
+    leaf = leaf_hash(entry_hash(proof.extra, receipt.record))
+    if root_by_inclusion(proof.index, checkpoint.size, leaf, proof.hashes) != checkpoint.root:
+        raise Invalid("INCLUSION", "the record is not in the log")
+    opened = opened_leaf(record, receipt.opening) if receipt.HasField("opening") else None
+    return Verified(record, checkpoint, opened)
 
 
 def verify_receipt(receipt, log: LogKey):
-    """The record that a receipt proves; raises Invalid if it proves none."""
-    proof = parse_proof(receipt.proof)
-    if len(proof.extra) != 16:
-        raise Invalid("the extra line is not a 16-byte salt")
-    checkpoint = log.checkpoint(proof.checkpoint)
-    leaf = leaf_hash(entry_hash(proof.extra, receipt.record))
-    if root_by_inclusion(proof.index, checkpoint.size, leaf, proof.hashes) != checkpoint.root:
-        raise Invalid("the record is not in the log at its index")
-    record = record_pb2.Record.FromString(receipt.record)
-    if record.sequence != proof.index:
-        raise Invalid("the record has another sequence than its index")
-    if receipt.HasField("opening"):
-        opened_leaf(receipt.opening, leaf_list_root(record))
-    return record
+    """The record that a receipt proves."""
+    return verified(receipt, log).record
 
 
 # --- Leaves that are opened one by one --------------------------------------
@@ -209,52 +258,59 @@ def salted_leaf_hash(salt: bytes, leaf: bytes) -> bytes:
     return sha256(b"\x00" + salt + leaf).digest()
 
 
-def leaf_list_root(record) -> bytes:
-    """The root that a record holds over its list of leaves."""
-    kind = record.WhichOneof("event")
-    if kind == "accepted":
-        return record.accepted.recipient_root
-    if kind == "consigned":
-        return record.consigned.consignment_root
-    raise Invalid(f"a record of kind {kind} has no leaves")
-
-
-def opened_leaf(opening, root: bytes) -> bytes:
-    """The one leaf that an opening shows to be under `root`."""
+def root_by_opening(opening) -> bytes:
+    """The root that an opening leads to."""
     leaf = salted_leaf_hash(opening.salt, opening.leaf)
-    if root_by_inclusion(opening.position, opening.size, leaf, list(opening.path)) != root:
-        raise Invalid("the leaf is not in the record's list")
-    return opening.leaf
+    return root_by_inclusion(opening.position, opening.size, leaf, list(opening.path))
 
 
-# --- Texts, read strictly ---------------------------------------------------
+def opened_leaf(record, opening):
+    """The one leaf of a record's list that an opening shows: its place and the
+    list's length are the record's own, or it could be a leaf of another list."""
+    try:
+        kind = record.WhichOneof("event")
+        if kind == "accepted":
+            leaf = record_pb2.RecipientLeaf.FromString(opening.leaf)
+            first, root = 0, record.accepted.recipient_root
+        elif kind == "consigned":
+            leaf = record_pb2.ConsignmentLeaf.FromString(opening.leaf)
+            first, root = record.consigned.first_recipient_index, record.consigned.consignment_root
+        else:
+            raise Invalid("OPENING", f"a record of kind {kind} has no leaves")
+        if (
+            opening.size != getattr(record, kind).recipient_count
+            or first + opening.position != leaf.recipient_index
+            or len(opening.salt) != 16
+            or root_by_opening(opening) != root
+        ):
+            raise Invalid("OPENING", "the leaf is not in the record's list")
+    except DecodeError as error:
+        raise Invalid("OPENING", str(error)) from None
+    except Invalid as error:
+        raise Invalid("OPENING", str(error)) from None
+    return leaf
+
+
+# --- Texts, read strictly: ValueError if they are not in their one form -----
 
 
 def _base64(text: str) -> bytes:
-    try:
-        found = base64.b64decode(text, validate=True)
-    except ValueError:
-        raise Invalid(f"not base64: {text!r}") from None
+    found = base64.b64decode(text, validate=True)
     if base64.b64encode(found).decode() != text:
-        raise Invalid(f"not canonical base64: {text!r}")
+        raise ValueError(f"not canonical base64: {text!r}")
     return found
 
 
 def _hash(text: str) -> bytes:
     found = _base64(text)
     if len(found) != 32:
-        raise Invalid("a hash has 32 bytes")
+        raise ValueError("a hash has 32 bytes")
     return found
 
 
 def _decimal(text: str) -> int:
     if not (text.isascii() and text.isdigit()) or (text[0] == "0" and text != "0"):
-        raise Invalid(f"not a number: {text!r}")
+        raise ValueError(f"not a number: {text!r}")
+    if int(text) >= 1 << 64:
+        raise ValueError("a number has at most 64 bits")
     return int(text)
-
-
-def _three(line: str) -> tuple[str, str, str]:
-    parts = line.split(" ")
-    if len(parts) != 3:
-        raise Invalid(f"not a signature line: {line!r}")
-    return parts[0], parts[1], parts[2]

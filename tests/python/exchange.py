@@ -1,12 +1,14 @@
 """The Python client against a real hub: each test is a situation."""
 
 import os
+import re
 import signal
 import subprocess
 import tempfile
 import time
 import tomllib
 import unittest
+import urllib.request
 from pathlib import Path
 
 import client
@@ -14,7 +16,6 @@ import evidence
 import sealing
 from axis.envelope.v1 import envelope_pb2
 from axis.hub.v1 import hub_pb2, mailbox_pb2, submission_pb2
-from axis.record.v1 import record_pb2
 
 HUB_ID = "hub.example"
 OFFICE, HEALTH, PROVINCE = "G22", "G18", "H53"
@@ -200,10 +201,9 @@ class Exchange(unittest.TestCase):
         # A party's receipt opens its own leaf, and no other.
         sequence = evidence.verify_receipt(accepted.receipt, self.office.identity.log).sequence
         opened = self.province.receipt(sequence, agency="H53.01")
-        record = evidence.verify_receipt(opened, self.province.identity.log)
-        leaf = evidence.opened_leaf(opened.opening, record.accepted.recipient_root)
-        self.assertEqual(record_pb2.RecipientLeaf.FromString(leaf).agency, "H53.01")
-        self.assertEqual(record.accepted.recipient_count, 3)
+        proven = evidence.verified(opened, self.province.identity.log)
+        self.assertEqual(proven.opened.agency, "H53.01")
+        self.assertEqual(proven.record.accepted.recipient_count, 3)
         self.refused("NOT_FOUND", self.province.receipt, sequence, HEALTH)
 
     def test_05_rejected_with_a_reason(self):
@@ -299,6 +299,16 @@ class Exchange(unittest.TestCase):
         self.refused("NOT_FOUND", self.province.receipt, sequence)
         self.refused("NOT_FOUND", self.province.track, OFFICE, submission.envelope_id)
         self.health.acknowledge(self.taken(self.health, submission.envelope_id))
+
+    def test_11_alerts_and_dashboard_name_what_there_is(self):
+        address = self.hub.addresses["operators"]
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+            there = set(re.findall(r"^# TYPE (\w+)", answer.read().decode(), re.MULTILINE))
+        deploy = Path(__file__).parents[2] / "deploy"
+        for file in (deploy / "prometheus").iterdir(), (deploy / "grafana").iterdir():
+            for name in set(re.findall(r"\baxis_\w+", next(file).read_text())):
+                family = re.sub(r"_(bucket|total|sum|count)$", "", name)
+                self.assertIn(family, there)
 
 
 if __name__ == "__main__":

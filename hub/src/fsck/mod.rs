@@ -3,4 +3,180 @@
 
 mod checker;
 
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use axis_proto::note::CheckpointVerifier;
+
 pub use checker::{Checker, Counts, Violation};
+
+use crate::{
+    disk::Disk,
+    evidence,
+    journal::{self, Batch},
+    machine,
+    state::{self, Draft, State, memory::MemoryState, read_once},
+};
+
+/// What was looked at, and what is wrong with it.
+#[derive(Debug, serde::Serialize)]
+pub struct Report {
+    /// Journal files.
+    pub segments: usize,
+    /// What the journal holds.
+    pub counts: Counts,
+    /// Documents of the vault that were read and hashed.
+    pub documents: u64,
+    /// The last batch was never finished: nobody was answered, and opening
+    /// cuts it. Not a violation.
+    pub incomplete_batch: Option<String>,
+    /// What the next start will make again by itself. Not a violation.
+    pub notes: Vec<String>,
+    /// What is not as it must be. Empty if all is well.
+    pub violations: Vec<Violation>,
+}
+
+impl Report {
+    /// Whether all is well.
+    pub fn is_clean(&self) -> bool {
+        self.violations.is_empty()
+    }
+
+    fn wrong(&mut self, what: impl Into<String>) {
+        self.violations.push(Violation { sequence: None, what: what.into() });
+    }
+}
+
+/// The stores of a hub that is not running.
+pub struct Stores<'a> {
+    /// The hub's data directory.
+    pub data: &'a Path,
+    /// Its disk.
+    pub disk: Arc<dyn Disk>,
+    /// Verifies its checkpoints.
+    pub verifier: CheckpointVerifier,
+    /// Called with the number of records after each batch.
+    pub progress: &'a mut dyn FnMut(u64),
+}
+
+/// Looks at everything: every byte of the journal, every invariant of its
+/// records, the tree, the state against a replay, and the documents that
+/// deliveries still need.
+///
+/// # Errors
+/// If a store cannot be read at all. A damaged journal is such an error: it
+/// names the file and the place.
+pub fn run(stores: Stores<'_>) -> io::Result<Report> {
+    let Stores { data, disk, verifier, progress } = stores;
+    let origin = verifier.origin().to_owned();
+    let mut checker = Checker::new(Some(verifier));
+    let replayed = MemoryState::new();
+    let mut broken = None;
+    let found = journal::segments::verify(&*disk, &data.join("journal"), &mut |batch| {
+        checker.batch(&batch);
+        if let Err(error) = replay(&replayed, &batch) {
+            broken.get_or_insert(error);
+        }
+        progress(batch.commit.size);
+    })
+    .map_err(io::Error::other)?;
+    let last_ms = read_once(&replayed, |read| machine::query::meta(read).last_recorded_unix_ms);
+    let (counts, violations) = checker.finish(last_ms);
+    let mut report = Report {
+        segments: found.segments,
+        counts,
+        documents: 0,
+        incomplete_batch: found.incomplete.map(|incomplete| {
+            format!("{} at {}: batch {}", incomplete.path.display(), incomplete.offset, incomplete.batch)
+        }),
+        notes: Vec::new(),
+        violations,
+    };
+    if let Some(error) = broken {
+        report.wrong(format!("the journal cannot be replayed: {error}"));
+        return Ok(report);
+    }
+    if let Some(last) = found.last_commit
+        && let Err(what) = evidence::tree::verify(&*disk, &data.join("tree"), last.size, &last.root)?
+    {
+        report.notes.push(what);
+    }
+    if let Some(what) = state_differs(data, &disk, &origin, &replayed)? {
+        report.wrong(what);
+    }
+    Ok(report)
+}
+
+/// Replays a batch into a state.
+fn replay(state: &dyn State, batch: &Batch) -> Result<(), prost::DecodeError> {
+    let changes = read_once(state, |read| {
+        let mut draft = Draft::new(read);
+        for entry in &batch.entries {
+            machine::apply(&mut draft, entry)?;
+        }
+        Ok::<_, prost::DecodeError>(draft.into_changes())
+    })?;
+    state.publish(changes, batch.commit.size);
+    Ok(())
+}
+
+/// Opens a copy of the state as a start would, and compares it with a replay
+/// of the whole journal.
+fn state_differs(
+    data: &Path,
+    disk: &Arc<dyn Disk>,
+    origin: &str,
+    replayed: &MemoryState,
+) -> io::Result<Option<String>> {
+    let copy = Copy::of(&data.join("state"))?;
+    let journal = journal::segments::open_read_only(Arc::clone(disk), &data.join("journal"))
+        .map_err(io::Error::other)?;
+    let mut options = state::sled::Options::new(data, Arc::clone(disk), origin, machine::LAYOUT_VERSION);
+    options.dir = copy.0.join("state");
+    options.snapshots = copy.0.join("snapshots");
+    options.snapshot_records = u64::MAX;
+    let opened = state::open(options, &*journal, &|draft, entry| {
+        machine::apply(draft, entry).expect("the same records were replayed before");
+    })?;
+    let same = read_once(&opened, state::digest) == read_once(replayed, state::digest);
+    opened.stop();
+    Ok((!same).then(|| "the state is not what the journal says; run `axis-hub rebuild`".to_owned()))
+}
+
+/// A copy of a directory that is removed when dropped.
+struct Copy(PathBuf);
+
+impl Copy {
+    fn of(directory: &Path) -> io::Result<Self> {
+        let name = format!("axis-fsck-{}-{:016x}", std::process::id(), fastrand::u64(..));
+        let copy = Self(std::env::temp_dir().join(name));
+        fs::create_dir_all(&copy.0)?;
+        if directory.exists() {
+            copy_directory(directory, &copy.0.join("state"))?;
+        }
+        Ok(copy)
+    }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        let _left_behind = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn copy_directory(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_directory(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}

@@ -528,6 +528,23 @@ impl Lane {
     }
 }
 
+/// Documents in the vault that a delivery still needs, with their sizes, each
+/// once.
+pub fn documents_needed(read: &dyn Read) -> BTreeMap<Digest, u64> {
+    let mut packed: Vec<(u64, Vec<u8>)> = Vec::new();
+    read.scan(b"x", &key::end_of(b"x"), &mut |key, value| {
+        packed.push((number(&key[1..]), value.to_vec()));
+        ControlFlow::Continue(())
+    });
+    packed.retain(|(sequence, _)| {
+        envelope(read, *sequence).is_some_and(|row| row.settled_count < row.recipient_count)
+    });
+    let documents = packed.iter().flat_map(|(_, documents)| documents.chunks_exact(40));
+    documents
+        .filter_map(|document| Some((Digest::from_slice(&document[..32]).ok()?, number(&document[32..]))))
+        .collect()
+}
+
 /// Whether an agency can receive at a moment: active, valid, connected to an
 /// active system.
 pub fn is_reachable(read: &dyn Read, agency: &Agency, now_ms: Millis) -> bool {
