@@ -1,1 +1,35 @@
-//! skeleton
+//! The client of Axis, for document-management systems and their operators.
+//!
+//! One [`Client`] per system and home directory. It keeps what it promises to
+//! send on disk before it tries, verifies what it receives before anybody sees
+//! it, and tries again only where that is safe and can help. See the README
+//! for a first tour.
+
+mod client;
+mod directory;
+mod enrol;
+pub mod error;
+mod feed;
+mod files;
+mod home;
+mod names;
+mod numbers;
+mod progress;
+pub mod receipt;
+mod receive;
+mod retry;
+mod send;
+mod tls;
+
+pub use axis_proto::{self as proto, reason::Language, token::EnrolmentToken};
+
+pub use client::{Client, ClientOptions};
+pub use directory::Directory;
+pub use enrol::{Enrolled, Renew};
+pub use error::{Cause, Error, HomeProblem, Refused, Result, Unreachable, Verification, Violation};
+pub use feed::{Feed, FeedItem, FeedOptions};
+pub use home::Profile;
+pub use names::safe as safe_file_name;
+pub use progress::{Progress, Step, Watch, quiet};
+pub use receive::{Deliveries, MailboxNumbers, ReceiveOptions, Received, ReceivedDocument, Settled};
+pub use send::{Outgoing, OutgoingFile, Sent, Source};

@@ -1,0 +1,262 @@
+//! The client: one connection, one home, few methods. Cheap to clone; any
+//! number of them live in one process, each with a home of its own.
+
+use std::{
+    future::Future,
+    path::Path,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use axis_proto::{
+    hub::v1::{
+        GetInfoRequest, GetInfoResponse, GetReceiptRequest, directory_service_client::DirectoryServiceClient,
+        evidence_service_client::EvidenceServiceClient, feed_service_client::FeedServiceClient,
+        hub_service_client::HubServiceClient, identity_service_client::IdentityServiceClient,
+        mailbox_service_client::MailboxServiceClient, submission_service_client::SubmissionServiceClient,
+        track_service_client::TrackServiceClient,
+    },
+    id::{AgencyCode, HubId, SystemId},
+    reason::Language,
+    record::v1::Receipt,
+};
+use tonic::{Request, Response, Status, transport::Channel};
+
+use crate::{
+    error::{Error, Result, Verification},
+    home::{Home, Identity},
+    receipt,
+    retry::{Patience, patiently},
+    tls,
+};
+
+/// How a client behaves. The defaults suit an agency; tests shorten them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClientOptions {
+    /// Longest wait for a connection.
+    pub connect_timeout: Duration,
+    /// Longest wait for the answer to one call.
+    pub call_timeout: Duration,
+    /// How long to keep trying without any progress.
+    pub deadline: Duration,
+    /// The first pause before trying again; it doubles, with jitter.
+    pub first_pause: Duration,
+    /// The longest pause before trying again.
+    pub longest_pause: Duration,
+    /// How often to ask a silent hub whether it lives.
+    pub keep_alive: Duration,
+    /// The language of the hub's messages.
+    pub language: Language,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(10),
+            call_timeout: Duration::from_secs(30),
+            deadline: Duration::from_secs(120),
+            first_pause: Duration::from_millis(200),
+            longest_pause: Duration::from_secs(15),
+            keep_alive: Duration::from_secs(20),
+            language: Language::En,
+        }
+    }
+}
+
+impl ClientOptions {
+    pub(crate) fn patience(&self) -> Patience {
+        Patience { first_pause: self.first_pause, longest_pause: self.longest_pause, deadline: self.deadline }
+    }
+}
+
+/// A system's way to its hub.
+#[derive(Clone)]
+pub struct Client {
+    pub(crate) inner: Arc<Inner>,
+}
+
+/// What all clones share.
+pub(crate) struct Inner {
+    pub home: Home,
+    pub options: ClientOptions,
+    pub identity: RwLock<Arc<Identity>>,
+    channel: RwLock<Channel>,
+    /// Where to run what outlives its caller: answers of dropped deliveries.
+    pub runtime: tokio::runtime::Handle,
+}
+
+impl Client {
+    /// The client of a home that was enrolled. Reads the home; the hub is
+    /// called when it is first needed, so that sending into the outbox works
+    /// while the hub is away.
+    pub async fn connect(home: impl AsRef<Path>) -> Result<Self> {
+        Self::connect_with(home, ClientOptions::default()).await
+    }
+
+    /// As [`connect`](Self::connect), with other options.
+    pub async fn connect_with(home: impl AsRef<Path>, options: ClientOptions) -> Result<Self> {
+        let home = Home::at(home.as_ref());
+        let identity = Identity::load(&home)?;
+        let channel = tls::channel(&identity.profile.hub_address, tls::of_identity(&identity)?, &options)?;
+        let inner = Inner {
+            home,
+            options,
+            identity: RwLock::new(Arc::new(identity)),
+            channel: RwLock::new(channel),
+            runtime: tokio::runtime::Handle::current(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// This system.
+    pub fn system_id(&self) -> SystemId {
+        self.inner.identity().profile.system_id.clone()
+    }
+
+    /// The hub's name.
+    pub fn hub_id(&self) -> HubId {
+        self.inner.identity().profile.hub_id.clone()
+    }
+
+    /// The agencies that this system served when it was enrolled or renewed;
+    /// [`info`](Self::info) asks the hub.
+    pub fn agencies(&self) -> Vec<AgencyCode> {
+        self.inner.identity().profile.agencies.clone()
+    }
+
+    /// When this side's certificate ends, in milliseconds since 1970: renew
+    /// before.
+    pub fn certificate_expires_unix_ms(&self) -> Option<u64> {
+        self.inner.identity().certificates.first().and_then(|leaf| tls::expires_unix_ms(leaf))
+    }
+
+    /// What the hub says about itself and about us; checks that it is the hub
+    /// that this home enrolled with.
+    pub async fn info(&self) -> Result<GetInfoResponse> {
+        let inner = &self.inner;
+        let info = inner
+            .retried(|| async { inner.timed(inner.hub().get_info(inner.request(GetInfoRequest {}))).await })
+            .await?;
+        let profile = &inner.identity().profile;
+        if info.hub_id != profile.hub_id.as_str() || info.log_verifier_key != profile.log_verifier_key {
+            let detail = format!("it calls itself {} with log key {}", info.hub_id, info.log_verifier_key);
+            return Err(Verification::new("hub", detail).into());
+        }
+        Ok(info)
+    }
+
+    /// The receipt of a record that concerns this system's agencies, verified.
+    /// For an Accepted or Consigned record, `agency` opens its own leaf.
+    pub async fn receipt(&self, sequence: u64, agency: Option<&AgencyCode>) -> Result<Receipt> {
+        let inner = &self.inner;
+        let agency = agency.map(ToString::to_string).unwrap_or_default();
+        let answer = inner
+            .retried(|| async {
+                let request = GetReceiptRequest { sequence, agency: agency.clone() };
+                inner.timed(inner.evidence().get_receipt(inner.request(request))).await
+            })
+            .await?;
+        let found = receipt::required(answer.receipt)?;
+        let verified = receipt::verify(&found, &inner.identity().log)?;
+        if verified.record.sequence != sequence {
+            let detail = format!("it is for record {}, not {sequence}", verified.record.sequence);
+            return Err(Verification::new("receipt", detail).into());
+        }
+        Ok(found)
+    }
+}
+
+/// Most bytes of an answer: what the hub sends at most, with room.
+const MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+impl Inner {
+    pub fn identity(&self) -> Arc<Identity> {
+        self.identity.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn address(&self) -> String {
+        self.identity().profile.hub_address.clone()
+    }
+
+    fn channel(&self) -> Channel {
+        self.channel.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Goes on as another identity, on a new connection; what is under way
+    /// stays on the old one.
+    pub fn replace(&self, identity: Identity) -> Result<()> {
+        let channel =
+            tls::channel(&identity.profile.hub_address, tls::of_identity(&identity)?, &self.options)?;
+        *self.identity.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(identity);
+        *self.channel.write().unwrap_or_else(PoisonError::into_inner) = channel;
+        Ok(())
+    }
+
+    pub fn hub(&self) -> HubServiceClient<Channel> {
+        HubServiceClient::new(self.channel())
+    }
+
+    pub fn identity_service(&self) -> IdentityServiceClient<Channel> {
+        IdentityServiceClient::new(self.channel())
+    }
+
+    pub fn directory(&self) -> DirectoryServiceClient<Channel> {
+        DirectoryServiceClient::new(self.channel()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    pub fn evidence(&self) -> EvidenceServiceClient<Channel> {
+        EvidenceServiceClient::new(self.channel()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    pub fn feed(&self) -> FeedServiceClient<Channel> {
+        FeedServiceClient::new(self.channel()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    pub fn track(&self) -> TrackServiceClient<Channel> {
+        TrackServiceClient::new(self.channel()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    pub fn submission(&self) -> SubmissionServiceClient<Channel> {
+        SubmissionServiceClient::new(self.channel()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    pub fn mailbox(&self) -> MailboxServiceClient<Channel> {
+        MailboxServiceClient::new(self.channel()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// A request that says which language we read.
+    pub fn request<T>(&self, message: T) -> Request<T> {
+        request(message, self.options.language)
+    }
+
+    /// One call, bounded in time.
+    pub async fn timed<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T> {
+        match tokio::time::timeout(self.options.call_timeout, call).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(Error::of_status(status, &self.address())),
+            Err(_) => Err(Error::timed_out(&self.address())),
+        }
+    }
+
+    /// A call that is safe to repeat, repeated as the remedy allows.
+    pub async fn retried<T, F>(&self, attempt: impl FnMut() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        patiently(self.options.patience(), attempt).await
+    }
+}
+
+pub(crate) fn request<T>(message: T, language: Language) -> Request<T> {
+    let mut request = Request::new(message);
+    let language = tonic::metadata::MetadataValue::from_static(language.tag());
+    request.metadata_mut().insert("accept-language", language);
+    request
+}
+
+/// Milliseconds since 1970, as this side's clock has it.
+pub(crate) fn now_unix_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

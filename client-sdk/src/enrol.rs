@@ -1,0 +1,269 @@
+//! Getting and renewing an identity. The keys are made here, and only their
+//! public halves leave.
+
+use std::path::Path;
+
+use axis_proto::{
+    hub::v1::{
+        EnrolRequest, EnrolResponse, Reason, RenewRequest, RenewResponse,
+        enrolment_service_client::EnrolmentServiceClient,
+    },
+    id::{AgencyCode, KeyId},
+    key::SigningKey,
+    note::CheckpointVerifier,
+    record::v1::Receipt,
+    token::{EnrolmentToken, enrol_proof_message, renew_proof_message},
+};
+use bytes::Bytes;
+use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
+use zeroize::Zeroizing;
+
+use crate::{
+    client::{Client, ClientOptions, request},
+    error::{Error, HomeProblem, Result, Verification},
+    files::{self, Access},
+    home::{self, Home, Identity, Profile},
+    receipt,
+    retry::patiently,
+    tls,
+};
+
+/// What enrolment gave.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Enrolled {
+    /// Who this side is now, and which hub it knows.
+    pub profile: Profile,
+    /// The key that signs from now on.
+    pub key_id: KeyId,
+    /// The hub's record of it, verified.
+    pub receipt: Receipt,
+}
+
+/// What to renew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renew {
+    /// The TLS key and its certificate.
+    Certificate,
+    /// These, and the signing key; the old one stays valid until it is
+    /// revoked.
+    CertificateAndSigningKey,
+}
+
+impl Client {
+    /// Turns a one-time token into an identity, in a home that has none.
+    pub async fn enrol(home: impl AsRef<Path>, token: &EnrolmentToken) -> Result<Enrolled> {
+        Self::enrol_with(home, token, &ClientOptions::default()).await
+    }
+
+    /// As [`enrol`](Self::enrol), with other options.
+    pub async fn enrol_with(
+        home: impl AsRef<Path>,
+        token: &EnrolmentToken,
+        options: &ClientOptions,
+    ) -> Result<Enrolled> {
+        let home = Home::at(home.as_ref());
+        if let Some(profile) = home::load_profile(&home)? {
+            return Err(HomeProblem::AlreadyEnrolled {
+                home: home.path().display().to_string(),
+                system: profile.system_id.to_string(),
+            }
+            .into());
+        }
+        enrol(&home, token, options, None).await
+    }
+
+    /// Enrols a home again, with a new token for the same system: after its
+    /// certificate ended or was revoked. What the home remembers stays.
+    pub async fn enrol_again(
+        home: impl AsRef<Path>,
+        token: &EnrolmentToken,
+        options: &ClientOptions,
+    ) -> Result<Enrolled> {
+        let home = Home::at(home.as_ref());
+        let profile = home::load_profile(&home)?
+            .ok_or_else(|| HomeProblem::NotEnrolled { home: home.path().display().to_string() })?;
+        enrol(&home, token, options, Some(profile)).await
+    }
+
+    /// Gets a new certificate and, if asked, registers a new signing key; the
+    /// client goes on with them at once.
+    pub async fn renew(&self, what: Renew) -> Result<Receipt> {
+        let (inner, identity) = (&self.inner, self.inner.identity());
+        let (tls_key, certificate_request) = tls_key(identity.profile.system_id.as_str())?;
+        let next = match what {
+            Renew::Certificate => None,
+            Renew::CertificateAndSigningKey => Some(next_signing_key(&inner.home)?),
+        };
+        let mut request = RenewRequest { certificate_request, ..Default::default() };
+        if let Some(next) = &next {
+            let proof = renew_proof_message(&identity.profile.system_id, &request.certificate_request);
+            request.signing_public_key = Bytes::copy_from_slice(&next.public().0);
+            request.signing_key_proof = Bytes::copy_from_slice(&next.sign(&proof));
+        }
+        let answer = match self.renewed(&request).await {
+            // an earlier renewal registered it, but its answer was lost
+            Err(error) if next.is_some() && error.reason() == Some(Reason::AlreadyExists) => {
+                request.signing_public_key = Bytes::new();
+                request.signing_key_proof = Bytes::new();
+                self.renewed(&request).await?
+            }
+            answer => answer?,
+        };
+        let receipt = receipt::required(answer.receipt)?;
+        receipt::verify(&receipt, &identity.log)?;
+        home::save_tls(&inner.home, &tls_key, &answer.certificate)?;
+        if next.is_some() {
+            let path = inner.home.signing_key();
+            // a crash before this line goes on with the old key, which is valid
+            std::fs::rename(inner.home.next_signing_key(), &path)
+                .map_err(|source| Error::io("replace", &path, source))?;
+        }
+        inner.replace(Identity::load(&inner.home)?)?;
+        // the agencies may have changed as well
+        let info = self.info().await?;
+        let mut profile = inner.identity().profile.clone();
+        profile.agencies = codes(&info.agencies)?;
+        home::save_profile(&inner.home, &profile)?;
+        inner.replace(Identity::load(&inner.home)?)?;
+        Ok(receipt)
+    }
+
+    async fn renewed(&self, request: &RenewRequest) -> Result<RenewResponse> {
+        let inner = &self.inner;
+        let call =
+            || async { inner.timed(inner.identity_service().renew(inner.request(request.clone()))).await };
+        inner.retried(call).await
+    }
+}
+
+async fn enrol(
+    home: &Home,
+    token: &EnrolmentToken,
+    options: &ClientOptions,
+    expected: Option<Profile>,
+) -> Result<Enrolled> {
+    files::make_directory(home.path())?;
+    let signing_key = SigningKey::generate();
+    let (tls_key, certificate_request) = tls_key("axis system")?;
+    let proof = enrol_proof_message(&token.secret, &certificate_request);
+    let message = EnrolRequest {
+        token_secret: Bytes::copy_from_slice(&token.secret),
+        certificate_request,
+        signing_public_key: Bytes::copy_from_slice(&signing_key.public().0),
+        signing_key_proof: Bytes::copy_from_slice(&signing_key.sign(&proof)),
+    };
+    let channel = tls::channel(&token.address, tls::of_pin(token.authority_key_sha256)?, options)?;
+    let answer = patiently(options.patience(), || async {
+        let mut service = EnrolmentServiceClient::new(channel.clone());
+        let call = service.enrol(request(message.clone(), options.language));
+        match tokio::time::timeout(options.call_timeout, call).await {
+            Ok(answer) => answer.map_err(|status| Error::of_status(status, &token.address)),
+            Err(_) => Err(Error::timed_out(&token.address)),
+        }
+    })
+    .await?
+    .into_inner();
+
+    let (profile, receipt) = checked(&answer, token)?;
+    if let Some(expected) = expected
+        && (expected.system_id != profile.system_id || expected.hub_id != profile.hub_id)
+    {
+        return Err(HomeProblem::OtherIdentity {
+            expected: format!("{} at {}", expected.system_id, expected.hub_id),
+            found: format!("{} at {}", profile.system_id, profile.hub_id),
+        }
+        .into());
+    }
+    home::save_tls(home, &tls_key, &answer.certificate)?;
+    files::write(&home.signing_key(), signing_key.to_pem().as_bytes(), Access::Owner)?;
+    let authority = home::pem("CERTIFICATE", &answer.authority_certificate);
+    files::write(&home.authority(), authority.as_bytes(), Access::Default)?;
+    // the profile last: a home with one is complete
+    home::save_profile(home, &profile)?;
+    Ok(Enrolled { profile, key_id: signing_key.public().key_id(), receipt })
+}
+
+/// What the hub answered, as far as it can be checked.
+fn checked(answer: &EnrolResponse, token: &EnrolmentToken) -> Result<(Profile, Receipt)> {
+    let bad = |detail: &str| Verification::new("hub", detail);
+    if tls::key_sha256(&answer.authority_certificate) != Some(token.authority_key_sha256) {
+        return Err(bad("its certificate authority is not the one that the token names").into());
+    }
+    let log = CheckpointVerifier::parse(&answer.log_verifier_key)
+        .map_err(|error| bad(&format!("its log key cannot be read: {error}")))?;
+    let receipt = receipt::required(answer.receipt.clone())?;
+    receipt::verify(&receipt, &log)?;
+    let id = |error: axis_proto::id::IdError| bad(&format!("it answers with an id that is none: {error}"));
+    let profile = Profile {
+        system_id: answer.system_id.parse().map_err(id)?,
+        hub_id: answer.hub_id.parse().map_err(id)?,
+        hub_address: answer.hub_address.clone(),
+        log_verifier_key: answer.log_verifier_key.clone(),
+        authority_key_sha256: token.authority_key_sha256,
+        agencies: codes(&answer.agencies)?,
+    };
+    Ok((profile, receipt))
+}
+
+fn codes(agencies: &[String]) -> Result<Vec<AgencyCode>> {
+    agencies
+        .iter()
+        .map(|code| code.parse())
+        .collect::<Result<_, _>>()
+        .map_err(|error| Verification::new("hub", format!("an agency code is none: {error}")).into())
+}
+
+/// A new P-256 key, as PEM, and a request for its certificate, as DER.
+fn tls_key(name: &str) -> Result<(Zeroizing<String>, Bytes)> {
+    let failed = |error: rcgen::Error| Error::Io {
+        what: "make a TLS key".to_owned(),
+        source: std::io::Error::other(error),
+    };
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
+    let mut params = CertificateParams::new(Vec::new()).map_err(failed)?;
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    let request = params.serialize_request(&key).map_err(failed)?;
+    Ok((Zeroizing::new(key.serialize_pem()), Bytes::copy_from_slice(request.der())))
+}
+
+/// The signing key that is to come: kept on disk before the hub hears of it,
+/// so that a lost answer does not use up a place.
+fn next_signing_key(home: &Home) -> Result<SigningKey> {
+    let path = home.next_signing_key();
+    if let Some(key) = home::load_signing_key(&path)? {
+        return Ok(key);
+    }
+    let key = SigningKey::generate();
+    files::write(&path, key.to_pem().as_bytes(), Access::Owner)?;
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_for_a_p256_key_and_signed_by_it() {
+        let (key, request) = tls_key("moh").unwrap();
+        assert!(key.starts_with("-----BEGIN PRIVATE KEY-----"));
+        assert!(request.len() < axis_proto::limits::CERTIFICATE_REQUEST_BYTES_MAX);
+        let (_, parsed) = <x509_parser::certification_request::X509CertificationRequest<'_> as
+            x509_parser::prelude::FromDer<'_, _>>::from_der(&request)
+        .unwrap();
+        let algorithm = &parsed.certification_request_info.subject_pki.algorithm;
+        assert_eq!(algorithm.algorithm.to_id_string(), "1.2.840.10045.2.1");
+        assert_eq!(
+            algorithm.parameters.as_ref().unwrap().as_oid().unwrap().to_id_string(),
+            "1.2.840.10045.3.1.7"
+        );
+    }
+
+    #[test]
+    fn a_signing_key_to_come_survives_a_lost_answer() {
+        let home = tempfile::tempdir().unwrap();
+        let home = Home::at(home.path());
+        let first = next_signing_key(&home).unwrap();
+        assert_eq!(next_signing_key(&home).unwrap().public(), first.public());
+    }
+}

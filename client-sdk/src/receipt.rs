@@ -1,0 +1,172 @@
+//! Receipts as files that anyone can keep, pass on and verify offline.
+
+use std::{collections::BTreeMap, path::Path};
+
+use axis_proto::{
+    id::Digest,
+    note::CheckpointVerifier,
+    receipt::VerifiedReceipt,
+    record::v1::{LeafOpening, Receipt, record::Event},
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::{Error, Result, Verification},
+    files::{self, Access},
+};
+
+/// The file form of a receipt.
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    record: String,
+    proof: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    opening: Option<SavedOpening>,
+    /// Fields of later releases are kept out of the way, not refused.
+    #[serde(flatten, skip_serializing)]
+    _other: BTreeMap<String, serde_json::Value>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SavedOpening {
+    leaf: String,
+    salt: String,
+    position: u32,
+    size: u32,
+    path: Vec<String>,
+}
+
+/// The file form: JSON with the record in base64 and the proof as text.
+pub fn to_json(receipt: &Receipt) -> String {
+    let opening = receipt.opening.as_ref().map(|opening| SavedOpening {
+        leaf: BASE64.encode(&opening.leaf),
+        salt: BASE64.encode(&opening.salt),
+        position: opening.position,
+        size: opening.size,
+        path: opening.path.iter().map(|hash| BASE64.encode(hash)).collect(),
+    });
+    let saved = Saved {
+        record: BASE64.encode(&receipt.record),
+        proof: receipt.proof.clone(),
+        opening,
+        _other: BTreeMap::new(),
+    };
+    serde_json::to_string_pretty(&saved).expect("strings and numbers encode") + "\n"
+}
+
+/// Reads the file form.
+pub fn from_json(text: &str) -> Result<Receipt> {
+    let bad =
+        |error: &dyn std::fmt::Display| Verification::new("receipt", format!("it cannot be read: {error}"));
+    let saved: Saved = serde_json::from_str(text).map_err(|error| bad(&error))?;
+    let bytes = |text: &str| BASE64.decode(text).map(Bytes::from).map_err(|error| bad(&error));
+    let opening = match saved.opening {
+        None => None,
+        Some(opening) => Some(LeafOpening {
+            leaf: bytes(&opening.leaf)?,
+            salt: bytes(&opening.salt)?,
+            position: opening.position,
+            size: opening.size,
+            path: opening.path.iter().map(|hash| bytes(hash)).collect::<Result<_, _>>()?,
+        }),
+    };
+    Ok(Receipt { record: bytes(&saved.record)?, proof: saved.proof, opening })
+}
+
+/// Verifies a receipt offline with the verifier key of the hub's log.
+pub fn verify(receipt: &Receipt, log: &CheckpointVerifier) -> Result<VerifiedReceipt> {
+    axis_proto::receipt::verify(receipt, log)
+        .map_err(|error| Verification::new("receipt", error.to_string()).into())
+}
+
+/// Writes `<sequence>.receipt.json` into a folder, durably; its name.
+pub fn save(receipt: &Receipt, sequence: u64, folder: &Path) -> Result<String> {
+    let name = format!("{sequence}.receipt.json");
+    files::write(&folder.join(&name), to_json(receipt).as_bytes(), Access::Default)?;
+    Ok(name)
+}
+
+/// The receipt that an answer must carry.
+pub(crate) fn required(receipt: Option<Receipt>) -> Result<Receipt> {
+    receipt.ok_or_else(|| Verification::new("receipt", "the answer carries none").into())
+}
+
+/// The delivery that a verified record is about, with its lease.
+pub(crate) fn delivery_of(event: &Event) -> Option<(&axis_proto::record::v1::Delivery, Option<u32>)> {
+    match event {
+        Event::Leased(it) => Some((it.delivery.as_ref()?, Some(it.attempt))),
+        Event::LeaseExtended(it) => Some((it.delivery.as_ref()?, Some(it.attempt))),
+        Event::Released(it) => Some((it.delivery.as_ref()?, Some(it.attempt))),
+        Event::Acknowledged(it) => Some((it.delivery.as_ref()?, None)),
+        Event::Rejected(it) => Some((it.delivery.as_ref()?, None)),
+        Event::Parked(it) => Some((it.delivery.as_ref()?, Some(it.attempt))),
+        Event::LateAccepted(it) => Some((it.delivery.as_ref()?, None)),
+        _ => None,
+    }
+}
+
+/// Verifies that a receipt is about one delivery of one envelope.
+pub(crate) fn verify_delivery(
+    receipt: &Receipt,
+    log: &CheckpointVerifier,
+    delivery_id: &str,
+    envelope_digest: &Digest,
+) -> Result<VerifiedReceipt> {
+    let verified = verify(receipt, log)?;
+    let fits = verified.record.event.as_ref().and_then(delivery_of).is_some_and(|(delivery, _)| {
+        format!("{}-{}", delivery.envelope_sequence, delivery.recipient_index) == delivery_id
+            && delivery.envelope_digest.as_ref() == envelope_digest.as_ref()
+    });
+    if fits {
+        Ok(verified)
+    } else {
+        Err(Verification::new("receipt", format!("it is not about delivery {delivery_id}")).into())
+    }
+}
+
+/// Names the error of a receipt file.
+pub fn load(path: &Path) -> Result<Receipt> {
+    let bytes = std::fs::read(path).map_err(|source| Error::io("read", path, source))?;
+    from_json(&String::from_utf8_lossy(&bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn receipt() -> Receipt {
+        Receipt {
+            record: Bytes::from_static(b"\x08\x02"),
+            proof: "c2sp.org/tlog-proof@v1\nextra AAAA\n".to_owned(),
+            opening: Some(LeafOpening {
+                leaf: Bytes::from_static(b"leaf"),
+                salt: Bytes::from_static(&[7; 16]),
+                position: 1,
+                size: 3,
+                path: vec![Bytes::from_static(&[9; 32])],
+            }),
+        }
+    }
+
+    #[test]
+    fn a_receipt_survives_its_file() {
+        let home = tempfile::tempdir().unwrap();
+        let name = save(&receipt(), 12, home.path()).unwrap();
+        assert_eq!(name, "12.receipt.json");
+        assert_eq!(load(&home.path().join(name)).unwrap(), receipt());
+        let plain = Receipt { opening: None, ..receipt() };
+        assert!(!to_json(&plain).contains("opening"));
+        assert_eq!(from_json(&to_json(&plain)).unwrap(), plain);
+    }
+
+    #[test]
+    fn later_fields_are_passed_over_and_nonsense_is_not() {
+        let text = to_json(&receipt()).replacen('{', "{\"witnesses\": [],", 1);
+        assert_eq!(from_json(&text).unwrap(), receipt());
+        for text in ["", "{}", r#"{"record":"*","proof":""}"#] {
+            assert!(matches!(from_json(text), Err(Error::Verification(_))), "{text}");
+        }
+    }
+}

@@ -1,0 +1,449 @@
+//! Receiving: deliveries as they come, each verified and its mailbox number
+//! accounted for before anybody sees it.
+
+mod document;
+mod lease;
+mod received;
+
+use std::{
+    ops::RangeInclusive,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use axis_proto::{
+    hub::v1::{
+        Credit as CreditMessage, Delivery, Gone, MailboxProgress, PullRequest, Reason, ReceiveRequest,
+        ReceiveStart, Refusal, receive_request::Part as Say, receive_response::Part as Hear,
+    },
+    id::DeliveryId,
+};
+use futures_util::Stream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+pub use document::ReceivedDocument;
+pub use received::{Received, Settled};
+
+use crate::{
+    client::{Client, Inner},
+    error::{Again, Error, HomeProblem, Refused, Result, Verification},
+    files::Lock,
+    numbers::Ledger,
+    receive::lease::{Credit, Lease, millis},
+    retry::Effort,
+};
+
+/// How to receive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReceiveOptions {
+    /// Whether to wait for what comes, through breaks and restarts, or to stop
+    /// when nothing is left.
+    pub follow: bool,
+    /// The most deliveries to hold unanswered, 1 to 1 000.
+    pub held_max: u32,
+    /// The most deliveries to take in all. If unset, no bound.
+    pub deliveries_max: Option<u64>,
+    /// How long each lease lasts; it is extended while the delivery is held.
+    pub lease: Duration,
+    /// How long a delivery may be held in all before its lease is left to
+    /// lapse.
+    pub hold_max: Duration,
+}
+
+impl Default for ReceiveOptions {
+    fn default() -> Self {
+        Self {
+            follow: false,
+            held_max: 16,
+            deliveries_max: None,
+            lease: Duration::from_secs(60),
+            hold_max: Duration::from_secs(3_600),
+        }
+    }
+}
+
+impl ReceiveOptions {
+    /// Waits for what comes.
+    pub fn following() -> Self {
+        Self { follow: true, ..Self::default() }
+    }
+
+    /// Holds at most so many unanswered.
+    pub fn held_max(mut self, held_max: u32) -> Self {
+        self.held_max = held_max.clamp(1, 1_000);
+        self
+    }
+
+    /// Takes at most so many in all.
+    pub fn deliveries_max(mut self, deliveries_max: u64) -> Self {
+        self.deliveries_max = Some(deliveries_max);
+        self
+    }
+
+    /// Leases each for so long, and holds it for at most `hold_max`.
+    pub fn lease(mut self, lease: Duration, hold_max: Duration) -> Self {
+        self.lease = lease.clamp(Duration::from_secs(1), Duration::from_secs(3_600));
+        self.hold_max = hold_max;
+        self
+    }
+}
+
+/// Deliveries as they come. Dropping it stops receiving and gives back what
+/// nobody has looked at yet.
+///
+/// An error of one delivery (`Verification`, `MailboxGap`) does not end the
+/// stream: the others still come. After any other error it ends.
+#[derive(Debug)]
+pub struct Deliveries {
+    items: mpsc::Receiver<Result<Received>>,
+}
+
+impl Deliveries {
+    /// The next one, or nothing when the stream has ended.
+    pub async fn next(&mut self) -> Option<Result<Received>> {
+        self.items.recv().await
+    }
+}
+
+impl Stream for Deliveries {
+    type Item = Result<Received>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.items.poll_recv(context)
+    }
+}
+
+/// What of a mailbox is accounted for on this side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MailboxNumbers {
+    /// Every number up to here came, or is named in `missing`.
+    pub accounted_to: u64,
+    /// Numbers that never came although the hub called them settled.
+    pub missing: Vec<RangeInclusive<u64>>,
+}
+
+/// How long to wait for another stream of the same home that is ending.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+/// Longest silence of a stream; the hub speaks at least every 30 seconds.
+const SILENCE_MAX: Duration = Duration::from_secs(90);
+/// How often the ledger is written while deliveries come.
+const LEDGER_INTERVAL: Duration = Duration::from_secs(1);
+/// Most deliveries of one Pull.
+const PULL_MAX: u32 = 100;
+
+impl Client {
+    /// Receives for all agencies of this system. One stream at a time for a
+    /// home: the numbers ledger belongs to it.
+    pub async fn receive(&self, options: ReceiveOptions) -> Result<Deliveries> {
+        let inner = self.inner.clone();
+        let Some(lock) = Lock::take(&inner.home.mailbox_lock(), LOCK_PATIENCE).await? else {
+            return Err(HomeProblem::Busy { home: inner.home.path().display().to_string() }.into());
+        };
+        let ledger = Ledger::open(&inner.home.mailbox())?;
+        let held_max = options.held_max.clamp(1, 1_000);
+        let (sender, items) = mpsc::channel(held_max as usize);
+        let receiver = Receiver {
+            credit: Arc::new(Credit::new(held_max)),
+            left: options.deliveries_max,
+            ledger,
+            ledger_written: Instant::now(),
+            items: sender,
+            inner,
+            options,
+        };
+        tokio::spawn(receiver.run(lock));
+        Ok(Deliveries { items })
+    }
+
+    /// The ledger of mailbox numbers, as it was last written.
+    pub fn mailbox_numbers(&self) -> Result<MailboxNumbers> {
+        let numbers = Ledger::open(&self.inner.home.mailbox())?.numbers;
+        Ok(MailboxNumbers { accounted_to: numbers.accounted_to(), missing: numbers.missing().collect() })
+    }
+}
+
+/// What reads from the hub and hands over.
+struct Receiver {
+    inner: Arc<Inner>,
+    options: ReceiveOptions,
+    credit: Arc<Credit>,
+    /// How many deliveries may still be taken.
+    left: Option<u64>,
+    ledger: Ledger,
+    ledger_written: Instant,
+    items: mpsc::Sender<Result<Received>>,
+}
+
+/// Why a conversation with the hub ended.
+enum End {
+    /// Nobody listens any more, or enough has come.
+    Done,
+    /// Connect again, after so long.
+    Again(Option<Duration>),
+}
+
+impl Receiver {
+    async fn run(mut self, lock: Lock) {
+        let result = if self.options.follow { self.follow().await } else { self.pull().await };
+        if let Err(error) = self.ledger.save() {
+            tracing::warn!(%error, "the ledger of mailbox numbers was not written");
+        }
+        // free before the reader sees the end, so that it can begin again
+        drop(lock);
+        if let Err(error) = result {
+            let _ = self.items.send(Err(error)).await;
+        }
+    }
+
+    /// One conversation after another.
+    async fn follow(&mut self) -> Result<()> {
+        let mut effort = Effort::new(self.inner.options.patience());
+        loop {
+            let mut spoke = false;
+            let error = match self.converse(&mut spoke).await {
+                Ok(End::Done) => return Ok(()),
+                Ok(End::Again(pause)) => Error::refused(Refused::of_message(Refusal {
+                    reason: Reason::Stopping.into(),
+                    retry_after_ms: pause.map_or(0, millis),
+                    ..Default::default()
+                })),
+                Err(error) => error,
+            };
+            if spoke || error.again() != Again::No {
+                // who follows waits for as long as it takes
+                effort.progress_in_time(spoke);
+            }
+            tracing::debug!(%error, "receiving was interrupted");
+            tokio::select! {
+                result = effort.wait(error) => result?,
+                () = self.items.closed() => return Ok(()),
+            }
+        }
+    }
+
+    async fn converse(&mut self, spoke: &mut bool) -> Result<End> {
+        let address = self.inner.address();
+        let (requests, outgoing) = mpsc::channel(16);
+        let mut outstanding = self.take_credit(u32::MAX);
+        let start = ReceiveStart {
+            accounted_to: self.ledger.numbers.begin(),
+            credit: outstanding,
+            lease_duration_ms: millis(self.options.lease),
+        };
+        let credit = self.credit.clone();
+        let say = |part| ReceiveRequest { part: Some(part) };
+        let result = async {
+            // the channel is empty: this cannot wait
+            let _ = requests.send(say(Say::Start(start))).await;
+            let mut mailbox = self.inner.mailbox();
+            let call = mailbox.receive(self.inner.request(ReceiverStream::new(outgoing)));
+            let mut heard = self.inner.timed(call).await?;
+            loop {
+                tokio::select! {
+                    message = tokio::time::timeout(SILENCE_MAX, heard.message()) => {
+                        let message = message.map_err(|_| Error::timed_out(&address))?;
+                        let message = message.map_err(|status| Error::of_status(status, &address))?;
+                        let Some(message) = message else { return Err(Error::broken(&address)) };
+                        *spoke = true;
+                        match message.part {
+                            Some(Hear::Delivery(delivery)) => {
+                                outstanding = outstanding.saturating_sub(1);
+                                if !self.hand_over(delivery).await || (outstanding == 0 && self.left == Some(0)) {
+                                    return Ok(End::Done);
+                                }
+                            }
+                            Some(Hear::Gone(gone)) => self.gone(&gone),
+                            Some(Hear::Progress(progress)) => {
+                                if !self.progress(&progress).await {
+                                    return Ok(End::Done);
+                                }
+                            }
+                            Some(Hear::Closing(closing)) => return self.closing(closing.reason(), closing.retry_after_ms),
+                            // answers to what is not asked here, and kinds that are newer
+                            Some(Hear::Answer(_)) | None => {}
+                        }
+                    }
+                    () = credit.returned() => {
+                        let more = self.take_credit(u32::MAX);
+                        if more > 0 {
+                            outstanding += more;
+                            let credit = Say::Credit(CreditMessage { deliveries: more });
+                            if requests.send(say(credit)).await.is_err() {
+                                return Err(Error::broken(&address));
+                            }
+                        }
+                    }
+                    () = self.items.closed() => return Ok(End::Done),
+                }
+            }
+        }
+        .await;
+        // what the hub did not use is free again for the next conversation
+        if outstanding > 0 {
+            self.return_credit(outstanding);
+        }
+        result
+    }
+
+    fn closing(&self, reason: Reason, retry_after_ms: u64) -> Result<End> {
+        if reason == Reason::Stopping {
+            return Ok(End::Again((retry_after_ms > 0).then(|| Duration::from_millis(retry_after_ms))));
+        }
+        let message = reason.message(self.inner.options.language).to_owned();
+        Err(Error::refused(Refused::of_message(Refusal {
+            reason: reason.into(),
+            message,
+            retry_after_ms,
+            ..Default::default()
+        })))
+    }
+
+    /// Takes what there is, then ends.
+    async fn pull(&mut self) -> Result<()> {
+        loop {
+            let credit = self.take_credit(PULL_MAX);
+            if credit == 0 {
+                if self.left == Some(0) {
+                    return Ok(());
+                }
+                tokio::select! {
+                    () = self.credit.returned() => continue,
+                    () = self.items.closed() => return Ok(()),
+                }
+            }
+            let request = PullRequest {
+                max_deliveries: credit,
+                max_wait_ms: 0,
+                lease_duration_ms: millis(self.options.lease),
+                accounted_to: self.ledger.numbers.begin(),
+            };
+            let inner = self.inner.clone();
+            let call =
+                inner.retried(|| async { inner.timed(inner.mailbox().pull(inner.request(request))).await });
+            let answer = tokio::select! {
+                answer = call => answer?,
+                () = self.items.closed() => return Ok(()),
+            };
+            let came = u32::try_from(answer.deliveries.len()).unwrap_or(u32::MAX);
+            self.return_credit(credit.saturating_sub(came));
+            let more = !answer.deliveries.is_empty() || !answer.gone.is_empty();
+            for gone in &answer.gone {
+                self.gone(gone);
+            }
+            for delivery in answer.deliveries {
+                if !self.hand_over(delivery).await {
+                    return Ok(());
+                }
+            }
+            if let Some(progress) = answer.progress
+                && !self.progress(&progress).await
+            {
+                return Ok(());
+            }
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Credit for deliveries that may still be taken.
+    fn take_credit(&mut self, most: u32) -> u32 {
+        let most = self.left.map_or(most, |left| most.min(u32::try_from(left).unwrap_or(u32::MAX)));
+        let taken = self.credit.take(most);
+        if let Some(left) = &mut self.left {
+            *left -= u64::from(taken);
+        }
+        taken
+    }
+
+    fn return_credit(&mut self, credit: u32) {
+        self.credit.put(credit);
+        if let Some(left) = &mut self.left {
+            *left += u64::from(credit);
+        }
+    }
+
+    fn gone(&mut self, gone: &Gone) {
+        self.ledger.numbers.seen(gone.mailbox_sequence);
+    }
+
+    /// Where the mailbox stands; whether anybody still listens.
+    async fn progress(&mut self, progress: &MailboxProgress) -> bool {
+        let result = self.ledger.numbers.progress(progress.high, progress.floor);
+        self.write_ledger();
+        match result {
+            Ok(()) => true,
+            Err(error) => self.items.send(Err(error)).await.is_ok(),
+        }
+    }
+
+    /// Verifies a delivery and hands it over; whether anybody still listens.
+    async fn hand_over(&mut self, delivery: Delivery) -> bool {
+        self.ledger.numbers.seen(delivery.mailbox_sequence);
+        self.write_ledger();
+        let delivery_id: DeliveryId = match delivery.delivery_id.parse() {
+            Ok(delivery_id) => delivery_id,
+            Err(error) => {
+                self.credit.put(1);
+                let error = Verification::new("envelope", format!("its delivery has no id: {error}"));
+                return self.items.send(Err(error.into())).await.is_ok();
+            }
+        };
+        let mut lease = Lease::hold(
+            self.inner.clone(),
+            self.credit.clone(),
+            delivery_id,
+            delivery.attempt,
+            self.options.lease,
+            self.options.hold_max,
+        );
+        let item = match received::verify(&self.inner, delivery_id, delivery) {
+            Ok(verified) => Ok(Received::new(self.inner.clone(), lease, verified)),
+            Err(error) => {
+                // one bad delivery never blocks the others: it waits, and an operator sees it in the end
+                tracing::warn!(%delivery_id, %error, "a delivery was not handed over");
+                if let Err(error) = lease.nack(None).await {
+                    tracing::debug!(%delivery_id, %error, "it was not given back");
+                }
+                Err(error)
+            }
+        };
+        self.items.send(item).await.is_ok()
+    }
+
+    fn write_ledger(&mut self) {
+        if self.ledger_written.elapsed() < LEDGER_INTERVAL {
+            return;
+        }
+        self.ledger_written = Instant::now();
+        if let Err(error) = self.ledger.save() {
+            tracing::warn!(%error, "the ledger of mailbox numbers was not written");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn credit_comes_back() {
+        let credit = Credit::new(3);
+        assert_eq!((credit.take(2), credit.take(9), credit.take(1)), (2, 1, 0));
+        credit.put(1);
+        credit.put(1);
+        tokio::time::timeout(Duration::from_secs(5), credit.returned()).await.unwrap();
+        assert_eq!(credit.take(9), 2);
+    }
+
+    #[test]
+    fn options_stay_in_bounds() {
+        let options = ReceiveOptions::following().held_max(0).lease(Duration::ZERO, Duration::ZERO);
+        assert_eq!((options.held_max, options.lease), (1, Duration::from_secs(1)));
+    }
+}

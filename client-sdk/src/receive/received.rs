@@ -1,0 +1,386 @@
+//! A delivery that has been verified: who sent it, that it is whole, and that
+//! the hub's record says so. Answer it once; what is dropped comes again.
+
+use std::{path::Path, path::PathBuf, sync::Arc, time::Duration};
+
+use axis_proto::{
+    envelope::v1::{
+        Acknowledgement, DocumentMetadata, Envelope, Recipient, RecipientKind, Rejection, RejectionReason,
+        SealedEnvelope, envelope::Body,
+    },
+    hub::v1::{AcknowledgeRequest, Delivery, RejectRequest},
+    id::{AgencyCode, DeliveryId, Digest, EnvelopeId, KeyId},
+    key::PublicKey,
+    record::v1::{Receipt, SigningKey, record::Event},
+    seal::{self, PayloadType},
+    shape,
+};
+use bytes::Bytes;
+use prost::Message as _;
+
+use super::{document::ReceivedDocument, lease::Lease};
+use crate::{
+    client::{Inner, now_unix_ms},
+    error::{Error, Refused, Result, Verification},
+    names::Taken,
+    progress::Watch,
+    receipt,
+};
+
+/// One envelope for one of our agencies, verified, and ours for a while.
+pub struct Received {
+    lease: Lease,
+    inner: Arc<Inner>,
+    verified: Verified,
+}
+
+/// How a delivery was settled.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Settled {
+    /// Sequence of the record.
+    pub sequence: u64,
+    /// The record with its proof, verified.
+    pub receipt: Receipt,
+    /// Whether it had been answered in the same way before.
+    pub duplicate: bool,
+    /// Whether it had ended in another way before the acknowledgement.
+    pub late: bool,
+}
+
+/// What was verified about a delivery.
+pub(super) struct Verified {
+    envelope: Envelope,
+    sealed: SealedEnvelope,
+    envelope_id: EnvelopeId,
+    envelope_digest: Digest,
+    sender: AgencyCode,
+    recipient: AgencyCode,
+    kind: RecipientKind,
+    key_ids: Vec<KeyId>,
+    mailbox_sequence: u64,
+    accepted_sequence: u64,
+    receipt: Receipt,
+    documents: Vec<ReceivedDocument>,
+}
+
+impl Received {
+    pub(super) fn new(inner: Arc<Inner>, lease: Lease, verified: Verified) -> Self {
+        Self { lease, inner, verified }
+    }
+
+    /// What the sender signed.
+    pub fn envelope(&self) -> &Envelope {
+        &self.verified.envelope
+    }
+
+    /// The sender's exact bytes, to keep as evidence.
+    pub fn sealed(&self) -> &SealedEnvelope {
+        &self.verified.sealed
+    }
+
+    /// The envelope's id.
+    pub fn envelope_id(&self) -> &EnvelopeId {
+        &self.verified.envelope_id
+    }
+
+    /// SHA-256(PAE) of the envelope: its identity everywhere.
+    pub fn envelope_digest(&self) -> &Digest {
+        &self.verified.envelope_digest
+    }
+
+    /// Who sent it.
+    pub fn sender(&self) -> &AgencyCode {
+        &self.verified.sender
+    }
+
+    /// Which of our agencies it is for.
+    pub fn recipient(&self) -> &AgencyCode {
+        &self.verified.recipient
+    }
+
+    /// To act on it or to know of it.
+    pub fn kind(&self) -> RecipientKind {
+        self.verified.kind
+    }
+
+    /// The keys that signed it.
+    pub fn key_ids(&self) -> &[KeyId] {
+        &self.verified.key_ids
+    }
+
+    /// What the document is.
+    pub fn metadata(&self) -> &DocumentMetadata {
+        static NONE: std::sync::OnceLock<DocumentMetadata> = std::sync::OnceLock::new();
+        match &self.verified.envelope.body {
+            Some(Body::Document(body)) => body.metadata.as_ref(),
+            None => None,
+        }
+        .unwrap_or_else(|| NONE.get_or_init(DocumentMetadata::default))
+    }
+
+    /// Its files, in the order of the manifest.
+    pub fn documents(&self) -> &[ReceivedDocument] {
+        &self.verified.documents
+    }
+
+    /// The delivery's id.
+    pub fn delivery_id(&self) -> DeliveryId {
+        self.lease.delivery_id
+    }
+
+    /// How often it has been offered, from 1.
+    pub fn attempt(&self) -> u32 {
+        self.lease.attempt
+    }
+
+    /// Its number in the mailbox.
+    pub fn mailbox_sequence(&self) -> u64 {
+        self.verified.mailbox_sequence
+    }
+
+    /// Sequence of the Accepted record, for [`Client::receipt`](crate::Client::receipt).
+    pub fn accepted_sequence(&self) -> u64 {
+        self.verified.accepted_sequence
+    }
+
+    /// The Leased record with its proof, verified.
+    pub fn receipt(&self) -> &Receipt {
+        &self.verified.receipt
+    }
+
+    /// Whether the hub still keeps it for us, as far as is known. If not, it
+    /// may be offered elsewhere; an acknowledgement is still taken.
+    pub fn is_leased(&self) -> bool {
+        self.lease.is_current()
+    }
+
+    /// Writes every file into a folder under a safe name, durably; their
+    /// paths, in the order of the manifest. `kept` names files that are ours.
+    pub async fn save_documents(
+        &self,
+        folder: &Path,
+        kept: &[&str],
+        watch: Watch<'_>,
+    ) -> Result<Vec<PathBuf>> {
+        let mut taken = Taken::with(kept);
+        let mut paths = Vec::with_capacity(self.documents().len());
+        for document in self.documents() {
+            let path = folder.join(taken.place(document.name()));
+            document.save(&path, watch).await?;
+            paths.push(path);
+        }
+        Ok(paths)
+    }
+
+    /// Says, signed and for good, that we hold it. Call it once everything is
+    /// safe on our side. `reference` is ours, such as the arrival number; it
+    /// may be empty.
+    ///
+    /// After an error the delivery comes again: recognise it by sender,
+    /// envelope id and recipient, and acknowledge again.
+    pub async fn ack(mut self, reference: &str) -> Result<Settled> {
+        let acknowledgement = Acknowledgement {
+            hub_id: self.verified.envelope.hub_id.clone(),
+            delivery_id: self.lease.delivery_id.to_string(),
+            envelope_digest: Bytes::copy_from_slice(self.verified.envelope_digest.as_ref()),
+            recipient: self.verified.recipient.to_string(),
+            mailbox_sequence: self.verified.mailbox_sequence,
+            acknowledged_unix_ms: now_unix_ms(),
+            reference: reference.to_owned(),
+        };
+        self.check_shape(shape::acknowledgement(&acknowledgement))?;
+        self.lease.answered();
+        let key = &self.inner.identity().signing_key;
+        let sealed = seal::seal(PayloadType::Acknowledgement, acknowledgement.encode_to_vec(), &[key]);
+        let request = AcknowledgeRequest { sealed_acknowledgement: Some(sealed) };
+        let inner = &self.inner;
+        let answer = inner
+            .retried(|| async {
+                let mut mailbox = inner.mailbox();
+                inner.timed(mailbox.acknowledge(inner.request(request.clone()))).await
+            })
+            .await?;
+        self.settled(answer.receipt, answer.duplicate, answer.late, |event| match event {
+            Event::Acknowledged(_) => !answer.late,
+            Event::LateAccepted(_) => answer.late,
+            _ => false,
+        })
+    }
+
+    /// Says, signed and for good, that we cannot take it, and why.
+    pub async fn reject(mut self, reason: RejectionReason, explanation: &str) -> Result<Settled> {
+        let rejection = Rejection {
+            hub_id: self.verified.envelope.hub_id.clone(),
+            delivery_id: self.lease.delivery_id.to_string(),
+            envelope_digest: Bytes::copy_from_slice(self.verified.envelope_digest.as_ref()),
+            recipient: self.verified.recipient.to_string(),
+            mailbox_sequence: self.verified.mailbox_sequence,
+            rejected_unix_ms: now_unix_ms(),
+            reason: reason.into(),
+            explanation: explanation.to_owned(),
+        };
+        self.check_shape(shape::rejection(&rejection))?;
+        self.lease.answered();
+        let key = &self.inner.identity().signing_key;
+        let sealed = seal::seal(PayloadType::Rejection, rejection.encode_to_vec(), &[key]);
+        let request = RejectRequest { sealed_rejection: Some(sealed) };
+        let inner = &self.inner;
+        let answer = inner
+            .retried(|| async {
+                let mut mailbox = inner.mailbox();
+                inner.timed(mailbox.reject(inner.request(request.clone()))).await
+            })
+            .await?;
+        self.settled(answer.receipt, answer.duplicate, false, |event| matches!(event, Event::Rejected(_)))
+    }
+
+    /// Not now: it comes again after the delay, or when the hub thinks best.
+    pub async fn nack(mut self, delay: Option<Duration>) -> Result<()> {
+        self.lease.nack(delay).await
+    }
+
+    /// Holds it longer, counted from now. While it is held this happens by
+    /// itself, up to [`ReceiveOptions::hold_max`](crate::ReceiveOptions).
+    pub async fn extend(&self, duration: Duration) -> Result<()> {
+        self.lease.extend(duration).await
+    }
+
+    /// Says nothing, as after a crash: the lease lapses and it comes again.
+    pub fn abandon(mut self) {
+        self.lease.answered();
+    }
+
+    fn check_shape(&self, errors: Vec<shape::ShapeError>) -> Result<()> {
+        if errors.is_empty() {
+            return Ok(());
+        }
+        Err(Error::refused(Refused::of_shape(errors, self.inner.options.language)))
+    }
+
+    fn settled(
+        &self,
+        found: Option<Receipt>,
+        duplicate: bool,
+        late: bool,
+        fits: impl Fn(&Event) -> bool,
+    ) -> Result<Settled> {
+        let found = receipt::required(found)?;
+        let log = &self.inner.identity().log;
+        let delivery_id = self.lease.delivery_id.to_string();
+        let verified = receipt::verify_delivery(&found, log, &delivery_id, &self.verified.envelope_digest)?;
+        if !verified.record.event.as_ref().is_some_and(fits) {
+            return Err(Verification::new("receipt", "its record says something else").into());
+        }
+        Ok(Settled { sequence: verified.record.sequence, receipt: found, duplicate, late })
+    }
+}
+
+impl std::fmt::Debug for Received {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Received")
+            .field("delivery_id", &self.lease.delivery_id)
+            .field("envelope_id", &self.verified.envelope_id)
+            .field("sender", &self.verified.sender)
+            .field("recipient", &self.verified.recipient)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Verifies a delivery, down to every byte that came with it.
+pub(super) fn verify(inner: &Arc<Inner>, delivery_id: DeliveryId, delivery: Delivery) -> Result<Verified> {
+    let of = |error: Verification| error.of(delivery_id);
+    let bad = |what: &'static str, detail: &str| Error::from(of(Verification::new(what, detail)));
+    let identity = inner.identity();
+
+    let sealed = delivery.sealed_envelope.ok_or_else(|| bad("envelope", "none came"))?;
+    let mut used = Vec::new();
+    let opened = seal::open(&sealed, PayloadType::Envelope, &mut |key_id| {
+        let (key, public_key) = delivery.signing_keys.iter().find_map(|key| holds(key, key_id))?;
+        used.push(key);
+        Some(public_key)
+    })
+    .map_err(|error| bad("signature", &error.to_string()))?;
+    if opened.digest.as_ref() != delivery.envelope_digest.as_ref() {
+        return Err(bad("envelope", "its digest is not the one that the hub names"));
+    }
+    let envelope =
+        Envelope::decode(opened.payload.clone()).map_err(|error| bad("envelope", &error.to_string()))?;
+    if let Some(error) = shape::envelope(&envelope).first() {
+        return Err(bad("envelope", &format!("{}: {}", error.field, error.detail)));
+    }
+    let sender: AgencyCode =
+        envelope.sender.parse().map_err(|_| bad("envelope", "its sender is no agency code"))?;
+    for key in &used {
+        if !key.agencies.is_empty() && !key.agencies.iter().any(|agency| agency == sender.as_str()) {
+            return Err(bad("signature", &format!("its key may not sign for {sender}")));
+        }
+        if key.system != used[0].system {
+            return Err(bad("signature", "its keys belong to different systems"));
+        }
+        if key.revoked_unix_ms != 0 {
+            return Err(bad("signature", "its key was revoked"));
+        }
+    }
+    if envelope.hub_id != identity.profile.hub_id.as_str() {
+        return Err(bad("envelope", "it is meant for another hub"));
+    }
+    if envelope.groups.is_empty() && !names(&envelope.recipients, &delivery.recipient) {
+        return Err(bad("envelope", &format!("it does not name {}", delivery.recipient)));
+    }
+
+    let found = receipt::required(delivery.receipt)?;
+    let record = receipt::verify_delivery(&found, &identity.log, &delivery.delivery_id, &opened.digest)
+        .map_err(|error| match error {
+            Error::Verification(error) => of(error).into(),
+            other => other,
+        })?
+        .record;
+    let fits = matches!(&record.event, Some(Event::Leased(leased))
+        if leased.attempt == delivery.attempt
+            && leased.delivery.as_ref().is_some_and(|it| it.agency == delivery.recipient
+                && it.mailbox_sequence == delivery.mailbox_sequence
+                && it.system == identity.profile.system_id.as_str()));
+    if !fits {
+        return Err(bad("receipt", "its record is not about this lease"));
+    }
+
+    let documents = match &envelope.body {
+        Some(Body::Document(body)) => {
+            ReceivedDocument::all(inner, delivery_id, &body.documents, &delivery.documents).map_err(of)?
+        }
+        None => Vec::new(),
+    };
+    Ok(Verified {
+        envelope_id: EnvelopeId::from_slice(&envelope.envelope_id)
+            .map_err(|error| bad("envelope", &error.to_string()))?,
+        recipient: delivery
+            .recipient
+            .parse()
+            .map_err(|_| bad("envelope", "its recipient is no agency code"))?,
+        kind: match RecipientKind::try_from(delivery.kind) {
+            Ok(RecipientKind::Cc) => RecipientKind::Cc,
+            _ => RecipientKind::To,
+        },
+        envelope_digest: opened.digest,
+        key_ids: opened.key_ids,
+        mailbox_sequence: delivery.mailbox_sequence,
+        accepted_sequence: delivery.accepted_sequence,
+        receipt: found,
+        documents,
+        sender,
+        envelope,
+        sealed,
+    })
+}
+
+/// The key, if it is the one of this id: its id must be that of its bytes.
+fn holds<'a>(key: &'a SigningKey, key_id: &KeyId) -> Option<(&'a SigningKey, PublicKey)> {
+    let public_key = PublicKey(key.public_key.as_ref().try_into().ok()?);
+    let found = public_key.key_id();
+    (found == *key_id && key.key_id.as_ref() == found.as_ref()).then_some((key, public_key))
+}
+
+fn names(recipients: &[Recipient], agency: &str) -> bool {
+    recipients.iter().any(|recipient| recipient.agency == agency)
+}

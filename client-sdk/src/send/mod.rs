@@ -1,0 +1,379 @@
+//! Sending: seal once, keep, then hand over until the hub has answered.
+
+pub(crate) mod outbox;
+mod outgoing;
+mod upload;
+
+use std::collections::BTreeSet;
+
+use axis_proto::{
+    envelope::v1::{Document, DocumentBody, envelope::Body},
+    hub::v1::{CheckRequest, Reason, Remedy, SubmitRequest, SubmitResponse},
+    id::{Digest, EnvelopeId},
+    limits::{INLINE_BYTES_MAX, INLINE_DOCUMENT_BYTES_MAX, PAYLOAD_BYTES_MAX},
+    record::v1::{Receipt, record::Event},
+    seal::{self, PayloadType},
+    shape,
+};
+use bytes::Bytes;
+use prost::Message as _;
+use sha2::{Digest as _, Sha256};
+use tokio::{
+    fs::File,
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
+};
+
+pub use outgoing::{Outgoing, OutgoingFile, Source};
+
+use crate::{
+    client::{Client, Inner, now_unix_ms},
+    error::{Error, Refused, Result, Verification},
+    files::blocking,
+    progress::{Progress, Step, Watch, quiet},
+    receipt,
+    send::outbox::{Draft, Entry, Plan, PlannedDocument},
+};
+
+/// An envelope that the hub accepted, durably.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Sent {
+    /// Its id.
+    pub envelope_id: EnvelopeId,
+    /// SHA-256(PAE) of it: its identity everywhere.
+    pub envelope_digest: Digest,
+    /// Sequence of its Accepted record.
+    pub sequence: u64,
+    /// That record with its proof, verified.
+    pub receipt: Receipt,
+    /// Whether it had been accepted before this call.
+    pub duplicate: bool,
+}
+
+/// How often to upload again what the hub says it misses.
+const UPLOAD_ROUNDS_MAX: u32 = 3;
+
+impl Client {
+    /// Sends one envelope and returns once the hub has it, durably.
+    ///
+    /// The sealed bytes are on disk before the first attempt. `Refused` means
+    /// that nothing was queued; `Pending` that it is not known and that
+    /// [`flush_outbox`](Self::flush_outbox) will send the same bytes again.
+    pub async fn send(&self, outgoing: Outgoing, watch: Watch<'_>) -> Result<Sent> {
+        let inner = &self.inner;
+        if let Some(envelope_id) = &outgoing.envelope_id {
+            if let Some(sent) = already_sent(inner, envelope_id)? {
+                return Ok(sent);
+            }
+            if let Some(entry) = Entry::open(&inner.home, envelope_id)? {
+                return hand_over(inner, entry, watch).await;
+            }
+        }
+        let entry = seal_into_outbox(inner, outgoing, watch).await?;
+        hand_over(inner, entry, watch).await
+    }
+
+    /// Envelopes that wait in the outbox, oldest first.
+    pub fn outbox(&self) -> Result<Vec<EnvelopeId>> {
+        outbox::waiting(&self.inner.home)
+    }
+
+    /// Sends what a crash or an unreachable hub left in the outbox, each with
+    /// its outcome. What another process is sending is passed over.
+    pub async fn flush_outbox(&self) -> Result<Vec<(EnvelopeId, Result<Sent>)>> {
+        let mut outcomes = Vec::new();
+        for envelope_id in self.outbox()? {
+            match Entry::open(&self.inner.home, &envelope_id) {
+                Ok(None) => {}
+                Ok(Some(entry)) => {
+                    outcomes.push((envelope_id, hand_over(&self.inner, entry, &quiet).await));
+                }
+                Err(error) => outcomes.push((envelope_id, Err(error))),
+            }
+        }
+        Ok(outcomes)
+    }
+
+    /// What this home sent under an id: its sender and its receipt.
+    pub fn sent(&self, envelope_id: &EnvelopeId) -> Result<Option<Sent>> {
+        already_sent(&self.inner, envelope_id)
+    }
+}
+
+fn already_sent(inner: &Inner, envelope_id: &EnvelopeId) -> Result<Option<Sent>> {
+    let Some(kept) = outbox::kept(&inner.home, envelope_id)? else { return Ok(None) };
+    checked(inner, &kept.plan, kept.receipt, true).map(Some)
+}
+
+/// Reads the files, seals the envelope and keeps both.
+async fn seal_into_outbox(inner: &Inner, outgoing: Outgoing, watch: Watch<'_>) -> Result<Entry> {
+    let identity = inner.identity();
+    let envelope_id = outgoing.envelope_id.clone().unwrap_or_else(EnvelopeId::new_v7);
+    let mut envelope =
+        outgoing.header(envelope_id.clone(), identity.profile.hub_id.to_string(), now_unix_ms());
+    let sender = outgoing.from.clone();
+
+    let draft = Draft::begin(&inner.home)?;
+    let mut manifest = Vec::with_capacity(outgoing.files.len());
+    let mut documents = Vec::with_capacity(outgoing.files.len());
+    let mut inline_left = INLINE_BYTES_MAX as u64;
+    for (index, file) in outgoing.files.into_iter().enumerate() {
+        let mut document = take(&draft, index, &file.name, file.source, watch).await?;
+        document.inline = document.size <= INLINE_DOCUMENT_BYTES_MAX as u64 && document.size <= inline_left;
+        if document.inline {
+            inline_left -= document.size;
+        }
+        manifest.push(Document {
+            name: file.name,
+            media_type: file.media_type,
+            size: document.size,
+            sha256: Bytes::copy_from_slice(document.sha256.as_ref()),
+            description: file.description,
+        });
+        documents.push(document);
+    }
+    envelope.body =
+        Some(Body::Document(DocumentBody { metadata: Some(outgoing.metadata), documents: manifest }));
+
+    let refused = |errors| Error::refused(Refused::of_shape(errors, inner.options.language));
+    let errors = shape::envelope(&envelope);
+    if !errors.is_empty() {
+        return Err(refused(errors));
+    }
+    let payload = envelope.encode_to_vec();
+    if payload.len() > PAYLOAD_BYTES_MAX {
+        let detail = format!("it has {} bytes, at most {PAYLOAD_BYTES_MAX} are allowed", payload.len());
+        return Err(refused(vec![shape::ShapeError {
+            field: "envelope".to_owned(),
+            reason: Reason::TooLarge,
+            detail,
+        }]));
+    }
+    let sealed = seal::seal(PayloadType::Envelope, payload, &[&identity.signing_key]);
+    let envelope_digest = seal::digest(&sealed.payload_type, &sealed.payload);
+    let plan = Plan { envelope_id, sender, envelope_digest, documents };
+    let home = inner.home.clone();
+    blocking(move || draft.finish(&home, &sealed, plan)).await
+}
+
+/// Reads one file: its digest and size; what is small or cannot be read twice
+/// is kept in the outbox.
+async fn take(
+    draft: &Draft,
+    index: usize,
+    name: &str,
+    source: Source,
+    watch: Watch<'_>,
+) -> Result<PlannedDocument> {
+    let (copy, relative) = draft.document(index);
+    let (reader, total, read_from, kept): (Box<dyn AsyncRead + Send + Unpin>, u64, _, _) = match source {
+        Source::Path(path) => {
+            let failed = |source| Error::io("read", &path, source);
+            let file = File::open(&path).await.map_err(failed)?;
+            let metadata = file.metadata().await.map_err(failed)?;
+            if metadata.is_dir() {
+                return Err(failed(std::io::ErrorKind::IsADirectory.into()));
+            }
+            let path = std::path::absolute(&path).map_err(failed)?;
+            let small = metadata.is_file() && metadata.len() <= INLINE_DOCUMENT_BYTES_MAX as u64;
+            // a pipe can be read only once
+            let keep = small || !metadata.is_file();
+            (Box::new(file), metadata.len(), path, keep)
+        }
+        Source::Bytes(bytes) => {
+            let total = bytes.len() as u64;
+            (Box::new(std::io::Cursor::new(bytes)), total, copy.clone(), true)
+        }
+        Source::Reader(reader) => (reader, 0, copy.clone(), true),
+    };
+    let tell = |done| watch(Progress { step: Step::Reading, name, done, total });
+    let (sha256, size) = read_through(reader, kept.then_some(copy.as_path()), &read_from, &tell).await?;
+    let path = if kept { relative } else { read_from };
+    Ok(PlannedDocument { name: name.to_owned(), sha256, size, inline: false, path })
+}
+
+/// The digest and size of what a reader gives, copied if asked.
+async fn read_through(
+    mut reader: impl AsyncRead + Unpin,
+    copy: Option<&std::path::Path>,
+    origin: &std::path::Path,
+    tell: &(dyn Fn(u64) + Send + Sync),
+) -> Result<(Digest, u64)> {
+    let mut target = match copy {
+        Some(path) => Some(File::create(path).await.map_err(|source| Error::io("write", path, source))?),
+        None => None,
+    };
+    let mut digest = Sha256::new();
+    let mut size = 0;
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        tell(size);
+        let read = reader.read(&mut buffer).await.map_err(|source| Error::io("read", origin, source))?;
+        if read == 0 {
+            break;
+        }
+        digest.update(&buffer[..read]);
+        size += read as u64;
+        if let (Some(target), Some(path)) = (&mut target, copy) {
+            target.write_all(&buffer[..read]).await.map_err(|source| Error::io("write", path, source))?;
+        }
+    }
+    if let (Some(mut target), Some(path)) = (target, copy) {
+        let failed = |source| Error::io("write", path, source);
+        target.flush().await.map_err(failed)?;
+        target.sync_all().await.map_err(failed)?;
+    }
+    let digest: [u8; 32] = digest.finalize().into();
+    Ok((digest.into(), size))
+}
+
+/// Hands an entry over and moves it where it belongs.
+async fn hand_over(inner: &Inner, entry: Entry, watch: Watch<'_>) -> Result<Sent> {
+    let envelope_id = entry.plan.envelope_id.clone();
+    let outcome = match entry.receipt() {
+        // accepted before a crash, only not moved
+        Ok(Some(receipt)) => checked(inner, &entry.plan, receipt, true),
+        Ok(None) => submit(inner, &entry, watch).await,
+        Err(error) => Err(error),
+    };
+    match outcome {
+        Ok(sent) => {
+            let (receipt, sequence) = (sent.receipt.clone(), sent.sequence);
+            blocking(move || entry.sent(&receipt, sequence)).await?;
+            Ok(sent)
+        }
+        Err(Error::Refused(refused)) if is_final(&refused) => {
+            let kept = refused.clone();
+            blocking(move || entry.refused(&kept)).await?;
+            Err(Error::Refused(refused))
+        }
+        Err(error) => Err(Error::Pending { envelope_id, source: Box::new(error) }),
+    }
+}
+
+/// Whether a refusal of these bytes says that they were not, and will not be,
+/// accepted as they are. Access can be mended, and then the caller sends anew.
+fn is_final(refused: &Refused) -> bool {
+    !matches!(refused.remedy, Remedy::RetryLater | Remedy::Report | Remedy::Enrol | Remedy::Unspecified)
+}
+
+async fn submit(inner: &Inner, entry: &Entry, watch: Watch<'_>) -> Result<Sent> {
+    let mut rounds = 0;
+    loop {
+        upload_missing(inner, entry, watch).await?;
+        watch(Progress { step: Step::Submitting, name: "", done: 0, total: 0 });
+        match submit_once(inner, entry).await {
+            Ok(answer) => {
+                let receipt = receipt::required(answer.receipt)?;
+                return checked(inner, &entry.plan, receipt, answer.duplicate);
+            }
+            Err(Error::Refused(refused))
+                if refused.remedy == Remedy::Upload && rounds < UPLOAD_ROUNDS_MAX =>
+            {
+                rounds += 1;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn submit_once(inner: &Inner, entry: &Entry) -> Result<SubmitResponse> {
+    let mut documents = Vec::new();
+    for document in entry.plan.documents.iter().filter(|document| document.inline) {
+        let path = entry.path(document);
+        let bytes = tokio::fs::read(&path).await.map_err(|source| Error::io("read", &path, source))?;
+        documents.push(Bytes::from(bytes));
+    }
+    let request = SubmitRequest { sealed_envelope: Some(entry.sealed.clone()), documents };
+    inner.retried(|| inner.timed_submit(request.clone())).await
+}
+
+impl Inner {
+    async fn timed_submit(&self, request: SubmitRequest) -> Result<SubmitResponse> {
+        self.timed(self.submission().submit(self.request(request))).await
+    }
+}
+
+/// Uploads the large documents that the hub has not got from us yet. Asks
+/// first whether the envelope would be taken at all.
+async fn upload_missing(inner: &Inner, entry: &Entry, watch: Watch<'_>) -> Result<()> {
+    if entry.plan.documents.iter().all(|document| document.inline) {
+        return Ok(());
+    }
+    let request = CheckRequest { sealed_envelope: Some(entry.sealed.clone()) };
+    let answer = inner
+        .retried(|| async {
+            let answer = inner.timed(inner.submission().check(inner.request(request.clone()))).await?;
+            match answer.refusal {
+                Some(refusal) if refusal.reason() != Reason::DocumentMissing => {
+                    Err(Error::refused(Refused::of_message(refusal)))
+                }
+                _ => Ok(answer.missing_documents),
+            }
+        })
+        .await?;
+    let missing: BTreeSet<&[u8]> = answer.iter().map(AsRef::as_ref).collect();
+    let mut done = BTreeSet::new();
+    for document in &entry.plan.documents {
+        // the same bytes under two names go up once
+        if !document.inline && missing.contains(document.sha256.as_ref()) && done.insert(document.sha256) {
+            upload::upload(inner, document, &entry.path(document), watch).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What was accepted, after its receipt has been verified to say so.
+fn checked(inner: &Inner, plan: &Plan, receipt: Receipt, duplicate: bool) -> Result<Sent> {
+    let verified = receipt::verify(&receipt, &inner.identity().log)?;
+    let accepted = match &verified.record.event {
+        Some(Event::Accepted(accepted)) => accepted,
+        _ => return Err(Verification::new("receipt", "its record does not accept anything").into()),
+    };
+    if accepted.envelope_digest.as_ref() != plan.envelope_digest.as_ref()
+        || accepted.envelope_id.as_ref() != plan.envelope_id.as_ref()
+    {
+        return Err(Verification::new("receipt", "it is for another envelope").into());
+    }
+    Ok(Sent {
+        envelope_id: plan.envelope_id.clone(),
+        envelope_digest: plan.envelope_digest,
+        sequence: verified.record.sequence,
+        receipt,
+        duplicate,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn files_are_read_once_and_kept_if_they_must_be() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = crate::home::Home::at(&folder.path().join("home"));
+        let draft = Draft::begin(&home).unwrap();
+        let large = folder.path().join("large.bin");
+        std::fs::write(&large, vec![7; 100_000]).unwrap();
+        let small = folder.path().join("small.txt");
+        std::fs::write(&small, "small").unwrap();
+
+        let steps = std::sync::Mutex::new(Vec::new());
+        let watch = |progress: Progress<'_>| steps.lock().unwrap().push((progress.done, progress.total));
+        let document = take(&draft, 0, "large.bin", Source::Path(large.clone()), &watch).await.unwrap();
+        assert_eq!((document.size, document.path.clone()), (100_000, large));
+        assert_eq!(document.sha256, Digest::of(&[7; 100_000]));
+        assert_eq!(steps.lock().unwrap().last(), Some(&(100_000, 100_000)));
+
+        let document = take(&draft, 1, "small.txt", Source::Path(small), &quiet).await.unwrap();
+        assert!(document.path.is_relative());
+        let reader = Source::Reader(Box::new(std::io::Cursor::new(vec![9; 80_000])));
+        let document = take(&draft, 2, "pipe", reader, &quiet).await.unwrap();
+        assert_eq!((document.size, document.path.is_relative()), (80_000, true));
+
+        let missing = Source::Path(folder.path().join("missing"));
+        assert!(matches!(take(&draft, 3, "missing", missing, &quiet).await, Err(Error::Io { .. })));
+        let directory = Source::Path(folder.path().to_owned());
+        assert!(matches!(take(&draft, 4, "folder", directory, &quiet).await, Err(Error::Io { .. })));
+    }
+}

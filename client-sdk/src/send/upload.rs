@@ -1,0 +1,159 @@
+//! Uploading large documents: from where the hub has them, in chunks, again
+//! after every break.
+
+use std::path::Path;
+
+use axis_proto::{
+    hub::v1::{
+        QueryUploadRequest, QueryUploadResponse, Reason, UploadRequest, UploadResponse, UploadStart,
+        upload_request::Part,
+    },
+    id::Digest,
+};
+use bytes::{Bytes, BytesMut};
+use tokio::{
+    fs::File,
+    io::{AsyncReadExt as _, AsyncSeekExt as _},
+    sync::mpsc,
+};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::outbox::PlannedDocument;
+use crate::{
+    client::Inner,
+    error::{Error, Result, Verification},
+    progress::{Progress, Step, Watch},
+    retry::Effort,
+};
+
+/// Bytes of one chunk.
+const CHUNK_BYTES: usize = 512 * 1024;
+/// Chunks read ahead of the network.
+const CHUNKS_AHEAD: usize = 4;
+
+/// Uploads one document, until it is complete at the hub.
+pub async fn upload(inner: &Inner, document: &PlannedDocument, path: &Path, watch: Watch<'_>) -> Result<()> {
+    let mut effort = Effort::new(inner.options.patience());
+    let mut best = None;
+    loop {
+        let error = match query(inner, document).await {
+            Ok(state) if state.complete => {
+                tell(watch, document, document.size);
+                return Ok(());
+            }
+            Ok(state) => {
+                if best.is_none_or(|best| state.committed_bytes > best) {
+                    best = Some(state.committed_bytes);
+                    effort.progress();
+                }
+                match upload_from(inner, document, path, state.committed_bytes, watch).await {
+                    Ok(answer) if answer.complete => return Ok(()),
+                    Ok(_) => Error::broken(&inner.address()),
+                    // the next query says where to go on
+                    Err(error) if error.reason() == Some(Reason::OffsetMismatch) => {
+                        Error::broken(&inner.address())
+                    }
+                    Err(error) => error,
+                }
+            }
+            Err(error) => error,
+        };
+        effort.wait(error).await?;
+    }
+}
+
+async fn query(inner: &Inner, document: &PlannedDocument) -> Result<QueryUploadResponse> {
+    let request = QueryUploadRequest { sha256: bytes_of(&document.sha256), size: document.size };
+    inner.timed(inner.submission().query_upload(inner.request(request))).await
+}
+
+async fn upload_from(
+    inner: &Inner,
+    document: &PlannedDocument,
+    path: &Path,
+    offset: u64,
+    watch: Watch<'_>,
+) -> Result<UploadResponse> {
+    let failed = |source| Error::io("read", path, source);
+    let mut file = File::open(path).await.map_err(failed)?;
+    if file.metadata().await.map_err(failed)?.len() != document.size {
+        let detail = format!("{} has changed since it was sealed", path.display());
+        return Err(Verification::new("file", detail).into());
+    }
+    file.seek(std::io::SeekFrom::Start(offset)).await.map_err(failed)?;
+
+    let (parts, requests) = mpsc::channel(CHUNKS_AHEAD);
+    let mut submission = inner.submission();
+    let call = submission.upload(inner.request(ReceiverStream::new(requests)));
+    let feed = feed(inner, document, file, offset, parts, watch);
+    tokio::pin!(call, feed);
+    let mut fed = None;
+    loop {
+        tokio::select! {
+            answer = &mut call => {
+                // a file that could not be read explains more than the hub's answer to half of it
+                if let Some(Err(error)) = fed {
+                    return Err(error);
+                }
+                let answer = answer.map_err(|status| Error::of_status(status, &inner.address()))?;
+                return Ok(answer.into_inner());
+            }
+            result = &mut feed, if fed.is_none() => fed = Some(result.map_err(|failure| match failure {
+                Failure::Read(source) => failed(source),
+                Failure::Stalled => Error::timed_out(&inner.address()),
+            })),
+            () = tokio::time::sleep(inner.options.call_timeout), if fed.is_some() => {
+                // all is sent: the hub owes an answer
+                return Err(match fed {
+                    Some(Err(error)) => error,
+                    _ => Error::timed_out(&inner.address()),
+                });
+            }
+        }
+    }
+}
+
+/// Why feeding stopped.
+enum Failure {
+    Read(std::io::Error),
+    Stalled,
+}
+
+/// Reads the file into the call; ends early if the call does.
+async fn feed(
+    inner: &Inner,
+    document: &PlannedDocument,
+    mut file: File,
+    offset: u64,
+    parts: mpsc::Sender<UploadRequest>,
+    watch: Watch<'_>,
+) -> Result<(), Failure> {
+    let start = UploadStart { sha256: bytes_of(&document.sha256), size: document.size, offset };
+    let mut next = UploadRequest { part: Some(Part::Start(start)) };
+    let mut done = offset;
+    loop {
+        match tokio::time::timeout(inner.options.call_timeout, parts.send(next)).await {
+            Ok(Ok(())) => {}
+            // the call has ended, and says why
+            Ok(Err(_)) => return Ok(()),
+            Err(_) => return Err(Failure::Stalled),
+        }
+        tell(watch, document, done);
+        let left = usize::try_from(document.size - done).unwrap_or(usize::MAX).min(CHUNK_BYTES);
+        if left == 0 {
+            return Ok(());
+        }
+        let mut chunk = BytesMut::zeroed(left);
+        file.read_exact(&mut chunk).await.map_err(Failure::Read)?;
+        done += left as u64;
+        next = UploadRequest { part: Some(Part::Chunk(chunk.freeze())) };
+    }
+}
+
+fn tell(watch: Watch<'_>, document: &PlannedDocument, done: u64) {
+    watch(Progress { step: Step::Uploading, name: &document.name, done, total: document.size });
+}
+
+fn bytes_of(digest: &Digest) -> Bytes {
+    Bytes::copy_from_slice(digest.as_ref())
+}
