@@ -297,8 +297,7 @@ pub fn reason_table() -> Value {
             "reason": reason.short_name(),
             "number": i32::from(*reason),
             "remedy": reason.remedy().as_str_name().trim_start_matches("REMEDY_"),
-            "grpc_code": format!("{:?}", reason.grpc_code()),
-            "grpc_number": i32::from(reason.grpc_code()),
+            "grpc_code": i32::from(reason.grpc_code()),
         })
     };
     Reason::ALL.iter().map(row).collect()
