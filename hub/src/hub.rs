@@ -271,6 +271,25 @@ impl Hub {
     }
 }
 
+/// Makes the tree and the state of a hub that is not running anew, from the
+/// journal alone. Returns the number of records.
+pub fn rebuild(config: &Config) -> Result<u64> {
+    let data = config.data_dir();
+    let _lock = disk::lock(&data).map_err(doing(format!("lock {}", data.display())))?;
+    // Crash here, or after some of them: the next start makes what is missing.
+    for derived in [TREE, "state", "snapshots"] {
+        match std::fs::remove_dir_all(data.join(derived)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(doing(format!("remove {}", data.join(derived).display()))(error));
+            }
+            _ => {}
+        }
+    }
+    let Stores { journal, state, .. } = open(config, RealDisk::shared())?;
+    state.stop();
+    Ok(journal.size())
+}
+
 /// How long connections that were cut may take to notice.
 const CUT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -366,7 +385,7 @@ async fn mind_the_disk(ctx: Arc<Context>) {
     let mut health = ctx.readiness.watch();
     let mut full = false;
     loop {
-        let now_full = health.borrow_and_update().is_degraded();
+        let now_full = health.borrow_and_update().is_disk_low();
         if std::mem::replace(&mut full, now_full) != now_full {
             ctx.committer.disk_is_full(full);
             tracing::warn!(full, "data disk nearly full");
