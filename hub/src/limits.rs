@@ -118,6 +118,11 @@ pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
 /// How far a segment is filled with zeros ahead of the end, so that a sync
 /// writes no metadata.
 pub const SEGMENT_AHEAD_BYTES: u64 = 4 * 1024 * 1024;
+/// Bytes of an upload between syncs: many enough to be quick, few enough to
+/// send again.
+pub const UPLOAD_SYNC_BYTES: u64 = 8 * 1024 * 1024;
+/// After what time an upload may be begun that somebody else is writing.
+pub const UPLOAD_BUSY_RETRY_MS: Millis = 5_000;
 /// sled's cache: what is hot is in our own layer already.
 pub const SLED_CACHE_BYTES: u64 = 32 * 1024 * 1024;
 /// Keys that wait for sled before the writer itself waits: 64 MiB or so.

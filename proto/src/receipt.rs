@@ -164,6 +164,7 @@ mod tests {
             agency: format!("G{index}"),
             system: "s".into(),
             mailbox_sequence: 1,
+            kind: 1,
         };
         list((512..514).map(|index| leaf(index).encode_to_vec().into()).collect())
     }

@@ -1,1 +1,260 @@
-//! Documents by digest.
+//! Documents by their SHA-256. What is in `objects/` was verified and is
+//! durable, file and name, before anybody hears of it. Names on disk are
+//! digests and system ids, never words of a user.
+//!
+//! ```text
+//! objects/<first two digits>/<digest>     whole documents
+//! uploads/<system>/<digest>.part          what arrived of one
+//! uploads/<system>/<digest>.mark          how much of it
+//! ```
+//!
+//! Uploads are each system's own: nothing here tells a system that another
+//! one has uploaded the same bytes.
+
+use std::{
+    collections::HashSet,
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use axis_proto::{
+    hub::v1::Reason,
+    id::{Digest, SystemId},
+    limits::DOCUMENT_BYTES_MAX,
+};
+
+use crate::{
+    disk::{Disk, DiskFile},
+    error::{Error, Refusal, Result},
+    limits,
+};
+
+mod document;
+mod mark;
+mod upload;
+
+pub use document::{Document, VerifyingReader};
+pub use upload::Upload;
+
+use mark::{Mark, Marks};
+
+/// The documents. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Vault(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    /// Uploads that somebody writes to now.
+    live: Mutex<HashSet<(SystemId, Digest)>>,
+}
+
+impl Vault {
+    /// Opens the vault in a directory, or makes it.
+    pub fn open(disk: Arc<dyn Disk>, dir: &Path) -> io::Result<Self> {
+        disk.create_dir(&dir.join("objects"))?;
+        disk.create_dir(&dir.join("uploads"))?;
+        Ok(Self(Arc::new(Inner { disk, dir: dir.to_owned(), live: Mutex::default() })))
+    }
+
+    /// Whether a document is here. Nothing to tell a system: it may know of
+    /// its own uploads only.
+    pub fn has(&self, sha256: &Digest) -> io::Result<bool> {
+        self.0.disk.exists(&self.object(sha256))
+    }
+
+    /// Opens a document to read it; an error of kind `NotFound` if it is not
+    /// here.
+    pub fn open_document(&self, sha256: &Digest) -> io::Result<Document> {
+        Document::open(&*self.0.disk, &self.object(sha256), *sha256)
+    }
+
+    /// Up to where an upload of this system has come.
+    pub fn committed(&self, system: &SystemId, sha256: &Digest, size: u64) -> io::Result<u64> {
+        let marks = Marks::read(&*self.0.disk, &self.mark(system, sha256))?;
+        let Some(latest) = marks.latest().filter(|mark| mark.size == size) else { return Ok(0) };
+        let part = self.part(system, sha256);
+        if self.0.disk.exists(&part)? {
+            let held = self.0.disk.open_read(&part)?.len()?;
+            return Ok(if latest.committed <= held { latest.committed } else { 0 });
+        }
+        let finished = latest.is_of(sha256) && self.has(sha256)?;
+        Ok(if finished { size } else { 0 })
+    }
+
+    /// Goes on with an upload of this system where it stands, or begins it.
+    /// What is there is read and hashed again, which takes a second for each
+    /// 1.5 GB. A document has one writer at a time.
+    pub fn begin(&self, system: &SystemId, sha256: &Digest, size: u64) -> Result<Upload> {
+        if size > DOCUMENT_BYTES_MAX {
+            return Err(Error::invalid("size", Reason::TooLarge, size));
+        }
+        let live = self.enter(system, sha256)?;
+        let disk = &*self.0.disk;
+        disk.create_dir(&self.uploads(system))?;
+        let touched = self.make_room(system, sha256)?;
+        let (mark_path, part) = (self.mark(system, sha256), self.part(system, sha256));
+        let mut marks = Marks::open(disk, &mark_path)?;
+        let arrived = disk.exists(&part)?;
+        // what others have brought is never looked at
+        let brought = !arrived && marks.latest().is_some_and(|mark| mark.is_of(sha256));
+        let source = if brought { self.object(sha256) } else { part.clone() };
+        if arrived || (brought && disk.exists(&source)?) {
+            let file = disk.open(&source)?;
+            let resumed = upload::resume(&*file, &marks, size)?;
+            if let Some((committed, hasher)) = resumed.filter(|(committed, _)| arrived || *committed == size)
+            {
+                let upload = Upload::new(live, file, marks, hasher, (committed, size), touched);
+                return Ok(if brought { upload.in_place() } else { upload });
+            }
+        }
+        if arrived {
+            disk.remove(&part)?;
+        }
+        let file = disk.create(&part)?;
+        marks.reset(Mark::new(size, touched))?;
+        disk.sync_dir(&self.uploads(system))?;
+        Ok(Upload::new(live, file, marks, sha2::Digest::new(), (0, size), touched))
+    }
+
+    /// Forgets that a system has finished an upload, or what it has brought of
+    /// an unfinished one. A document in the vault stays.
+    pub fn forget(&self, system: &SystemId, sha256: &Digest) -> Result<()> {
+        let _live = self.enter(system, sha256)?;
+        Ok(self.remove_upload(system, sha256)?)
+    }
+
+    /// Shows every document's digest, in order.
+    pub fn objects(&self, visit: &mut dyn FnMut(Digest) -> io::Result<()>) -> io::Result<()> {
+        let objects = self.0.dir.join("objects");
+        for prefix in self.0.disk.list(&objects)? {
+            for name in self.0.disk.list(&objects.join(&prefix))? {
+                if let Some(digest) = digest_of(&name) {
+                    visit(digest)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a document. Only for one that nothing names and nobody pins.
+    pub fn remove(&self, sha256: &Digest) -> io::Result<()> {
+        self.0.disk.remove(&self.object(sha256))?;
+        self.0.disk.sync_dir(crate::disk::parent_of(&self.object(sha256)))
+    }
+
+    /// Makes room for one more unfinished upload of a system, and says which
+    /// number it has in the order of their use. Finished ones go first, then
+    /// those that were longest not touched.
+    fn make_room(&self, system: &SystemId, sha256: &Digest) -> Result<u64> {
+        let mut marks = Vec::new();
+        for name in self.0.disk.list(&self.uploads(system))? {
+            let Some(digest) = name.strip_suffix(MARK).and_then(digest_of) else { continue };
+            let mark = Marks::read(&*self.0.disk, &self.mark(system, &digest))?;
+            let (finished, touched) =
+                mark.latest().map_or((true, 0), |mark| (mark.is_of(&digest), mark.touched));
+            marks.push((!finished, touched, digest));
+        }
+        let touched = marks.iter().map(|(_, touched, _)| *touched).max().unwrap_or(0) + 1;
+        marks.retain(|(_, _, digest)| digest != sha256);
+        marks.sort_unstable();
+        let mut surplus = (marks.len() + 1).saturating_sub(limits::UPLOADS_PER_SYSTEM_MAX);
+        for (_, _, digest) in marks {
+            if surplus == 0 {
+                break;
+            }
+            if !self.live().contains(&(system.clone(), digest)) {
+                self.remove_upload(system, &digest)?;
+                surplus -= 1;
+            }
+        }
+        if surplus > 0 { Err(busy()) } else { Ok(touched) }
+    }
+
+    fn remove_upload(&self, system: &SystemId, sha256: &Digest) -> io::Result<()> {
+        for path in [self.part(system, sha256), self.mark(system, sha256)] {
+            if self.0.disk.exists(&path)? {
+                self.0.disk.remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn enter(&self, system: &SystemId, sha256: &Digest) -> Result<Live> {
+        let upload = (system.clone(), *sha256);
+        if !self.live().insert(upload.clone()) {
+            return Err(busy());
+        }
+        Ok(Live { vault: self.clone(), upload })
+    }
+
+    fn live(&self) -> MutexGuard<'_, HashSet<(SystemId, Digest)>> {
+        self.0.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn object(&self, sha256: &Digest) -> PathBuf {
+        let name = sha256.to_string();
+        self.0.dir.join("objects").join(&name[..2]).join(name)
+    }
+
+    fn uploads(&self, system: &SystemId) -> PathBuf {
+        self.0.dir.join("uploads").join(system.as_str())
+    }
+
+    fn part(&self, system: &SystemId, sha256: &Digest) -> PathBuf {
+        self.uploads(system).join(format!("{sha256}{PART}"))
+    }
+
+    fn mark(&self, system: &SystemId, sha256: &Digest) -> PathBuf {
+        self.uploads(system).join(format!("{sha256}{MARK}"))
+    }
+}
+
+const PART: &str = ".part";
+const MARK: &str = ".mark";
+
+/// The right to write to an upload, until dropped.
+#[derive(Debug)]
+struct Live {
+    vault: Vault,
+    upload: (SystemId, Digest),
+}
+
+impl Live {
+    /// Takes a verified part into `objects`. The document may be there
+    /// already: then the same bytes take its place, by the same steps.
+    fn take_over(&self, in_place: bool) -> io::Result<()> {
+        let (system, sha256) = &self.upload;
+        let (vault, object) = (&self.vault, self.vault.object(sha256));
+        let dir = crate::disk::parent_of(&object);
+        if !in_place {
+            vault.0.disk.create_dir(dir)?;
+            vault.0.disk.rename(&vault.part(system, sha256), &object)?;
+        }
+        // a crash here: the document may be there or not, nobody was told
+        vault.0.disk.sync_dir(dir)
+    }
+
+    fn discard(&self) -> io::Result<()> {
+        self.vault.remove_upload(&self.upload.0, &self.upload.1)
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.vault.live().remove(&self.upload);
+    }
+}
+
+fn digest_of(name: &str) -> Option<Digest> {
+    name.parse().ok()
+}
+
+fn busy() -> Error {
+    Refusal::new(Reason::Busy).retry_after_ms(limits::UPLOAD_BUSY_RETRY_MS).into()
+}
+
+#[cfg(test)]
+mod tests;

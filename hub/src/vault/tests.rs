@@ -1,0 +1,287 @@
+//! Situations of documents: broken streams, restarts, lost power, damage,
+//! liars, and two systems with the same bytes.
+
+use std::{io, path::Path, sync::Arc};
+
+use axis_proto::{
+    hub::v1::Reason,
+    id::{Digest, SystemId},
+    limits::{DOCUMENT_BYTES_MAX, UPLOAD_CHUNK_BYTES_MAX},
+};
+use proptest::prelude::*;
+
+use super::*;
+use crate::disk::{MemoryDisk, RealDisk};
+
+fn vault(disk: &MemoryDisk) -> Vault {
+    Vault::open(Arc::new(disk.clone()), Path::new("/vault")).unwrap()
+}
+
+fn system(name: &str) -> SystemId {
+    name.parse().unwrap()
+}
+
+fn bytes_of(len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at / 7 + at % 251) as u8 | 1).collect()
+}
+
+/// Brings a document from where it stands.
+fn bring(vault: &Vault, system: &SystemId, bytes: &[u8], chunk: usize) -> Result<()> {
+    let mut upload = vault.begin(system, &Digest::of(bytes), bytes.len() as u64)?;
+    for part in bytes[upload.committed() as usize..].chunks(chunk) {
+        upload.append(part)?;
+    }
+    upload.finish()
+}
+
+fn reason(error: Error) -> Reason {
+    match error {
+        Error::Refused(refusal) => refusal.reason,
+        Error::Fault(fault) => panic!("{}", fault.chain()),
+    }
+}
+
+#[test]
+fn what_is_brought_can_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let real = Vault::open(RealDisk::shared(), &dir.path().join("vault")).unwrap();
+    for vault in [real, vault(&MemoryDisk::default())] {
+        for bytes in [bytes_of(0), bytes_of(1), bytes_of(300_000)] {
+            let sha256 = Digest::of(&bytes);
+            assert!(!vault.has(&sha256).unwrap());
+            assert_eq!(vault.open_document(&sha256).unwrap_err().kind(), io::ErrorKind::NotFound);
+            bring(&vault, &system("moh"), &bytes, 100_000).unwrap();
+            assert!(vault.has(&sha256).unwrap());
+            let document = vault.open_document(&sha256).unwrap();
+            assert_eq!(document.size(), bytes.len() as u64);
+            document.verify().unwrap();
+            let mut whole = Vec::new();
+            let mut reader = document.reader();
+            loop {
+                match reader.next(70_000).unwrap() {
+                    part if part.is_empty() => break,
+                    part => whole.extend(part),
+                }
+            }
+            assert_eq!(whole, bytes);
+            let from = bytes.len().min(5);
+            assert_eq!(document.read_at(from as u64, 10).unwrap(), bytes[from..bytes.len().min(15)]);
+            assert!(document.read_at(bytes.len() as u64 + 9, 10).unwrap().is_empty());
+        }
+        let mut seen = Vec::new();
+        let visit = &mut |digest| {
+            seen.push(digest);
+            Ok(())
+        };
+        vault.objects(visit).unwrap();
+        assert_eq!(seen.len(), 3);
+        assert!(seen.is_sorted());
+        vault.remove(&seen[0]).unwrap();
+        assert!(!vault.has(&seen[0]).unwrap());
+    }
+}
+
+#[test]
+fn what_arrived_stays_when_the_stream_breaks_and_when_the_hub_stops() {
+    let disk = MemoryDisk::default();
+    let (bytes, moh) = (bytes_of(50_000), system("moh"));
+    let sha256 = Digest::of(&bytes);
+    let mut upload = vault(&disk).begin(&moh, &sha256, 50_000).unwrap();
+    upload.append(&bytes[..20_000]).unwrap();
+    upload.append(&bytes[20_000..30_000]).unwrap();
+    drop(upload);
+    let vault = vault(&disk);
+    assert_eq!(vault.committed(&moh, &sha256, 50_000).unwrap(), 30_000);
+    assert_eq!(vault.committed(&moh, &sha256, 50_001).unwrap(), 0, "another size");
+    assert_eq!(vault.committed(&system("moj"), &sha256, 50_000).unwrap(), 0, "another system");
+    let mut upload = vault.begin(&moh, &sha256, 50_000).unwrap();
+    assert_eq!((upload.committed(), upload.size()), (30_000, 50_000));
+    upload.append(&bytes[30_000..]).unwrap();
+    upload.finish().unwrap();
+    vault.open_document(&sha256).unwrap().verify().unwrap();
+}
+
+#[test]
+fn a_finished_upload_is_known_until_it_is_forgotten() {
+    let disk = MemoryDisk::default();
+    let (bytes, moh) = (bytes_of(5_000), system("moh"));
+    let (vault, sha256) = (vault(&disk), Digest::of(&bytes));
+    bring(&vault, &moh, &bytes, 1_000).unwrap();
+    // the answer got lost: it need not be brought again
+    assert_eq!(vault.committed(&moh, &sha256, 5_000).unwrap(), 5_000);
+    let upload = vault.begin(&moh, &sha256, 5_000).unwrap();
+    assert_eq!(upload.committed(), 5_000);
+    upload.finish().unwrap();
+    vault.forget(&moh, &sha256).unwrap();
+    assert_eq!(vault.committed(&moh, &sha256, 5_000).unwrap(), 0);
+    vault.open_document(&sha256).unwrap().verify().unwrap();
+    // known, but the document was collected meanwhile
+    bring(&vault, &moh, &bytes, 1_000).unwrap();
+    vault.remove(&sha256).unwrap();
+    assert_eq!(vault.committed(&moh, &sha256, 5_000).unwrap(), 0);
+    bring(&vault, &moh, &bytes, 1_000).unwrap();
+    vault.open_document(&sha256).unwrap().verify().unwrap();
+}
+
+#[test]
+fn nobody_learns_what_others_have_brought() {
+    let bytes = bytes_of(10_000);
+    let steps = |others_first: bool| {
+        let disk = MemoryDisk::default();
+        let vault = vault(&disk);
+        if others_first {
+            bring(&vault, &system("moh"), &bytes, 1_000).unwrap();
+        }
+        let before = disk.operations();
+        let moj = system("moj");
+        assert_eq!(vault.committed(&moj, &Digest::of(&bytes), 10_000).unwrap(), 0);
+        let upload = vault.begin(&moj, &Digest::of(&bytes), 10_000).unwrap();
+        assert_eq!(upload.committed(), 0);
+        assert_eq!(reason(upload.finish().unwrap_err()), Reason::SizeMismatch);
+        bring(&vault, &moj, &bytes, 1_000).unwrap();
+        disk.operations() - before
+    };
+    assert_eq!(steps(false), steps(true));
+}
+
+#[test]
+fn what_is_not_what_was_declared_is_refused() {
+    let disk = MemoryDisk::default();
+    let (vault, moh, bytes) = (vault(&disk), system("moh"), bytes_of(100));
+    let sha256 = Digest::of(&bytes);
+    let too_large = vault.begin(&moh, &sha256, DOCUMENT_BYTES_MAX + 1).unwrap_err();
+    assert_eq!(reason(too_large), Reason::TooLarge);
+
+    let mut upload = vault.begin(&moh, &sha256, 100).unwrap();
+    let chunk = vec![0; UPLOAD_CHUNK_BYTES_MAX + 1];
+    assert_eq!(reason(upload.append(&chunk).unwrap_err()), Reason::TooLarge);
+    assert_eq!(reason(upload.append(&[0; 101]).unwrap_err()), Reason::SizeMismatch);
+    upload.append(&[0; 100]).unwrap();
+    assert_eq!(reason(upload.append(&[0]).unwrap_err()), Reason::SizeMismatch);
+    assert_eq!(reason(upload.finish().unwrap_err()), Reason::DigestMismatch);
+    assert_eq!(vault.committed(&moh, &sha256, 100).unwrap(), 0, "what arrived is gone");
+    assert!(!vault.has(&sha256).unwrap());
+    bring(&vault, &moh, &bytes, 100).unwrap();
+}
+
+#[test]
+fn a_document_has_one_writer() {
+    let disk = MemoryDisk::default();
+    let (vault, moh, sha256) = (vault(&disk), system("moh"), Digest::of(b"abc"));
+    let upload = vault.begin(&moh, &sha256, 3).unwrap();
+    match vault.begin(&moh, &sha256, 3).unwrap_err() {
+        Error::Refused(refusal) => {
+            assert_eq!(refusal.reason, Reason::Busy);
+            assert!(refusal.retry_after_ms > 0);
+        }
+        Error::Fault(fault) => panic!("{}", fault.chain()),
+    }
+    vault.begin(&system("moj"), &sha256, 3).unwrap();
+    drop(upload);
+    vault.begin(&moh, &sha256, 3).unwrap();
+}
+
+#[test]
+fn unfinished_uploads_of_a_system_are_few() {
+    let disk = MemoryDisk::default();
+    let (vault, moh) = (vault(&disk), system("moh"));
+    let digest = |number: u64| Digest::of(&number.to_be_bytes());
+    let begin = |number| {
+        let mut upload = vault.begin(&moh, &digest(number), 10).unwrap();
+        upload.append(b"abc").unwrap();
+        upload
+    };
+    let most = limits::UPLOADS_PER_SYSTEM_MAX as u64;
+    let live: Vec<_> = (0..most).map(begin).collect();
+    assert_eq!(reason(vault.begin(&moh, &digest(99), 10).unwrap_err()), Reason::Busy);
+    vault.begin(&system("moj"), &digest(99), 10).unwrap();
+    drop(live);
+    // a finished one goes first, then the one that was longest not touched
+    drop(begin(0));
+    bring(&vault, &moh, b"0123456789", 10).unwrap();
+    let committed = |number| vault.committed(&moh, &digest(number), 10).unwrap();
+    assert_eq!((committed(0), committed(1), committed(2)), (6, 0, 3));
+    drop(begin(50));
+    assert_eq!((committed(0), committed(2), committed(50)), (6, 3, 3));
+    drop(begin(51));
+    assert_eq!((committed(0), committed(2), committed(50)), (6, 0, 3));
+    let names = disk.list(Path::new("/vault/uploads/moh")).unwrap();
+    assert_eq!(names.len() as u64, 2 * most);
+}
+
+#[test]
+fn damage_in_the_vault_is_noticed_by_readers_and_healed_by_uploads() {
+    let disk = MemoryDisk::default();
+    let (vault, bytes) = (vault(&disk), bytes_of(5_000));
+    let sha256 = Digest::of(&bytes);
+    bring(&vault, &system("moh"), &bytes, 1_000).unwrap();
+    let name = sha256.to_string();
+    let path = Path::new("/vault/objects").join(&name[..2]).join(&name);
+    for damage in [|bytes: &mut Vec<u8>| bytes[77] ^= 1, |bytes: &mut Vec<u8>| bytes.truncate(4_000)] {
+        disk.damage(&path, damage).unwrap();
+        let document = vault.open_document(&sha256).unwrap();
+        let error = document.verify().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        assert!(error.to_string().contains(&name), "{error}");
+        let mut reader = document.reader();
+        let given = std::iter::from_fn(|| reader.next(1_000).ok()).count();
+        assert!((given as u64) < document.size().div_ceil(1_000), "never the last part");
+        bring(&vault, &system("moh"), &bytes, 1_000).unwrap();
+        vault.open_document(&sha256).unwrap().verify().unwrap();
+    }
+}
+
+#[test]
+fn after_a_failed_sync_an_upload_begins_again() {
+    let disk = MemoryDisk::default();
+    let (vault, moh, bytes) = (vault(&disk), system("moh"), bytes_of(1_000));
+    let sha256 = Digest::of(&bytes);
+    let mut upload = vault.begin(&moh, &sha256, 1_000).unwrap();
+    upload.append(&bytes).unwrap();
+    disk.fail_after(0);
+    assert!(matches!(upload.sync(), Err(Error::Fault(_))));
+    assert!(matches!(upload.finish(), Err(Error::Fault(_))));
+    disk.crash(|_| 0);
+    bring(&vault, &moh, &bytes, 300).unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Wherever the power goes: what was finished is whole, and what was not
+    /// can be brought from where it is said to stand.
+    #[test]
+    fn documents_survive_lost_power(
+        lengths in prop::collection::vec(0..20_000usize, 1..6),
+        chunk in 200..4_000usize,
+        fail_after in 0..120u64,
+        seed: u64,
+    ) {
+        let disk = MemoryDisk::default();
+        let mut random = fastrand::Rng::with_seed(seed);
+        let moh = system("moh");
+        let documents: Vec<_> = lengths.iter().map(|len| bytes_of(*len)).collect();
+        let mut finished = Vec::new();
+        {
+            let vault = vault(&disk);
+            disk.fail_after(fail_after);
+            for bytes in &documents {
+                if bring(&vault, &moh, bytes, chunk).is_err() {
+                    break;
+                }
+                finished.push(bytes);
+            }
+        }
+        disk.crash(|below| random.usize(..below));
+        let vault = vault(&disk);
+        for bytes in finished {
+            let document = vault.open_document(&Digest::of(bytes)).unwrap();
+            prop_assert_eq!(document.size(), bytes.len() as u64);
+            document.verify().unwrap();
+        }
+        for bytes in &documents {
+            bring(&vault, &moh, bytes, chunk).unwrap();
+            vault.open_document(&Digest::of(bytes)).unwrap().verify().unwrap();
+        }
+    }
+}
