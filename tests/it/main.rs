@@ -1,0 +1,8 @@
+//! Situations that a hub gets into, through its public faces.
+
+mod architecture;
+mod crash;
+mod exchange;
+mod mailbox;
+mod refusals;
+mod rights;

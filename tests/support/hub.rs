@@ -1,0 +1,133 @@
+//! A hub inside the test's own process: quick to start, its clock ours to
+//! move.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use axis_hub::{
+    clock::Clock,
+    config::{Config, Listen},
+    disk::RealDisk,
+    fsck,
+    hub::Hub,
+    identity::{InitOptions, init},
+};
+use axis_proto::note::CheckpointVerifier;
+use tempfile::TempDir;
+
+use crate::{Admin, Ministry, admin};
+
+/// A hub in a directory of its own.
+pub struct TestHub {
+    dir: TempDir,
+    verifier_key: String,
+    clock: Clock,
+    hub: Option<Hub>,
+}
+
+impl TestHub {
+    /// Makes a hub and starts it, with the machine's clock.
+    pub async fn start() -> anyhow::Result<Self> {
+        Self::start_with(Clock::system()).await
+    }
+
+    /// Makes a hub and starts it, with this clock.
+    pub async fn start_with(clock: Clock) -> anyhow::Result<Self> {
+        crate::log();
+        let dir = TempDir::new()?;
+        let verifier_key = make(&dir.path().join("hub"), &clock)?;
+        let mut hub = Self { dir, verifier_key, clock, hub: None };
+        hub.resume().await?;
+        Ok(hub)
+    }
+
+    /// The hub's directory.
+    pub fn path(&self) -> PathBuf {
+        self.dir.path().join("hub")
+    }
+
+    /// Its clock.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Verifies its checkpoints.
+    pub fn verifier(&self) -> CheckpointVerifier {
+        CheckpointVerifier::parse(&self.verifier_key).expect("the hub made it")
+    }
+
+    /// The running hub.
+    pub fn hub(&self) -> &Hub {
+        self.hub.as_ref().expect("it runs")
+    }
+
+    /// What operators do.
+    pub async fn admin(&self) -> anyhow::Result<Admin> {
+        admin(&self.path()).await
+    }
+
+    /// Adds a system that serves these new agencies, and enrols it.
+    pub async fn ministry(&self, system: &str, codes: &[&str]) -> anyhow::Result<Ministry> {
+        let token = crate::admin::add_system(&mut self.admin().await?, system, codes).await?;
+        Ministry::enrol(&self.dir.path().join(system), &token).await
+    }
+
+    /// Stops it in good order.
+    pub async fn stop(&mut self) {
+        if let Some(hub) = self.hub.take() {
+            hub.stop().await;
+        }
+    }
+
+    /// Starts it again where it stopped, on the same ports.
+    pub async fn resume(&mut self) -> anyhow::Result<()> {
+        let config = Config::load(&self.path())?;
+        let hub = Hub::start(config, self.clock.clone()).await.context("starting the hub")?;
+        pin_ports(&self.path())?;
+        self.hub = Some(hub);
+        Ok(())
+    }
+
+    /// Stops it and looks at everything it holds.
+    pub async fn finish(mut self) -> anyhow::Result<fsck::Report> {
+        self.stop().await;
+        let report = check(&self.path(), self.verifier())?;
+        Ok(report)
+    }
+}
+
+/// `fsck` over a stopped hub's directory; an error if anything is wrong.
+pub fn check(dir: &Path, verifier: CheckpointVerifier) -> anyhow::Result<fsck::Report> {
+    let report = fsck::run(fsck::Stores {
+        data: &dir.join("data"),
+        disk: RealDisk::shared(),
+        verifier,
+        progress: &mut |_| {},
+    })?;
+    anyhow::ensure!(report.is_clean(), "fsck: {:#?}", report.violations);
+    Ok(report)
+}
+
+/// Makes a hub that listens on free ports, and returns its verifier key.
+pub fn make(dir: &Path, clock: &Clock) -> anyhow::Result<String> {
+    let any = "127.0.0.1:0".parse()?;
+    let mut options = InitOptions::new("truc.test".parse()?);
+    options.listen = Listen { systems: any, enrolment: any, operators: any };
+    Ok(init(dir, options, clock)?.log_verifier_key)
+}
+
+/// Writes the ports that a hub took into its settings, so that clients find
+/// it again after a restart.
+pub fn pin_ports(dir: &Path) -> anyhow::Result<()> {
+    let addresses: toml::Table = std::fs::read_to_string(dir.join("addresses.toml"))?.parse()?;
+    let path = dir.join("hub.toml");
+    let mut settings: toml::Table = std::fs::read_to_string(&path)?.parse()?;
+    let listen = settings.entry("listen").or_insert_with(|| toml::Table::new().into());
+    let listen = listen.as_table_mut().context("[listen] is a table")?;
+    for listener in ["systems", "enrolment", "operators"] {
+        let address = addresses.get(listener).with_context(|| format!("no {listener} address"))?;
+        listen.insert(listener.to_owned(), address.clone());
+    }
+    std::fs::write(path, settings.to_string())?;
+    Ok(())
+}

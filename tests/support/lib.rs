@@ -1,0 +1,47 @@
+//! Hubs and ministries for tests. Every hub has its own directory and ports,
+//! and ends in `fsck`.
+
+pub mod admin;
+mod hub;
+mod ministry;
+mod process;
+mod raw;
+
+use std::time::Duration;
+
+pub use admin::{Admin, admin};
+pub use hub::TestHub;
+pub use ministry::{Ministry, code, impatient};
+pub use process::HubProcess;
+pub use raw::{Raw, refusal_of};
+
+/// Longest that a condition may take to come true, also on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until a condition holds, looking every few milliseconds.
+///
+/// # Panics
+/// If it does not hold within [`PATIENCE`].
+pub async fn eventually<F: AsyncFnMut() -> bool>(what: &str, mut condition: F) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !condition().await {
+        assert!(tokio::time::Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The seed of a test: random, printed, or given by `AXIS_SEED` to repeat a
+/// run.
+pub fn seed() -> u64 {
+    let seed = std::env::var("AXIS_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    println!("seed {seed}: repeat with AXIS_SEED={seed}");
+    seed
+}
+
+/// Logs to the test's output when `AXIS_LOG` says so, as `tracing` directives.
+pub fn log() {
+    if let Ok(filter) = std::env::var("AXIS_LOG") {
+        let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        let _already_set = subscriber.try_init();
+    }
+}

@@ -1,0 +1,133 @@
+//! A hub as users start it: the binary, in a process that can be killed.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use anyhow::Context as _;
+use axis_hub::clock::Clock;
+use axis_proto::note::CheckpointVerifier;
+use tempfile::TempDir;
+
+use crate::{
+    Admin, Ministry, admin, eventually,
+    hub::{check, make, pin_ports},
+};
+
+/// A hub in a process and a directory of its own.
+pub struct HubProcess {
+    dir: TempDir,
+    verifier_key: String,
+    child: Option<Child>,
+}
+
+impl HubProcess {
+    /// Makes a hub and starts it.
+    pub async fn start() -> anyhow::Result<Self> {
+        crate::log();
+        let dir = TempDir::new()?;
+        let verifier_key = make(&dir.path().join("hub"), &Clock::system())?;
+        let mut hub = Self { dir, verifier_key, child: None };
+        hub.resume().await?;
+        pin_ports(&hub.path())?;
+        Ok(hub)
+    }
+
+    /// The hub's directory.
+    pub fn path(&self) -> PathBuf {
+        self.dir.path().join("hub")
+    }
+
+    /// Verifies its checkpoints.
+    pub fn verifier(&self) -> CheckpointVerifier {
+        CheckpointVerifier::parse(&self.verifier_key).expect("the hub made it")
+    }
+
+    /// What operators do.
+    pub async fn admin(&self) -> anyhow::Result<Admin> {
+        admin(&self.path()).await
+    }
+
+    /// Adds a system that serves these new agencies, and enrols it.
+    pub async fn ministry(&self, system: &str, codes: &[&str]) -> anyhow::Result<Ministry> {
+        let token = crate::admin::add_system(&mut self.admin().await?, system, codes).await?;
+        Ministry::enrol(&self.dir.path().join(system), &token).await
+    }
+
+    /// Starts it where it stopped or was killed, and waits until it serves.
+    pub async fn resume(&mut self) -> anyhow::Result<()> {
+        let addresses = self.path().join("addresses.toml");
+        let _gone = std::fs::remove_file(&addresses);
+        let log = std::fs::File::options().create(true).append(true).open(self.dir.path().join("hub.log"))?;
+        let mut child = Command::new(binary("axis-hub")?)
+            .args(["--dir".as_ref(), self.path().as_os_str(), "serve".as_ref()])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("starting axis-hub")?;
+        let mut ended = None;
+        eventually("the hub serves", async || {
+            ended = child.try_wait().ok().flatten();
+            ended.is_some() || addresses.exists()
+        })
+        .await;
+        anyhow::ensure!(ended.is_none(), "the hub ended: {}", self.log_end());
+        self.child = Some(child);
+        Ok(())
+    }
+
+    /// SIGKILL: it learns nothing.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        if let Some(mut child) = self.child.take() {
+            child.kill()?;
+            child.wait()?;
+        }
+        Ok(())
+    }
+
+    /// SIGTERM, and waits for its end in good order.
+    pub async fn terminate(&mut self) -> anyhow::Result<()> {
+        if let Some(mut child) = self.child.take() {
+            Command::new("kill").arg(child.id().to_string()).status()?;
+            let mut status = None;
+            eventually("the hub stops", async || {
+                status = child.try_wait().ok().flatten();
+                status.is_some()
+            })
+            .await;
+            let status = status.context("it ended")?;
+            anyhow::ensure!(status.success(), "the hub ended with {status}: {}", self.log_end());
+        }
+        Ok(())
+    }
+
+    /// The end of what it logged.
+    pub fn log_end(&self) -> String {
+        let log = std::fs::read_to_string(self.dir.path().join("hub.log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+
+    /// Stops it and looks at everything it holds.
+    pub async fn finish(mut self) -> anyhow::Result<axis_hub::fsck::Report> {
+        self.terminate().await?;
+        check(&self.path(), self.verifier())
+    }
+}
+
+impl Drop for HubProcess {
+    fn drop(&mut self) {
+        let _gone = self.kill();
+    }
+}
+
+/// A binary of this workspace, built beside the test.
+pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    let folder = test.parent().and_then(Path::parent).context("tests lie in target/<profile>/deps")?;
+    let path = folder.join(name);
+    anyhow::ensure!(path.exists(), "{} is missing; hint: cargo build --workspace", path.display());
+    Ok(path)
+}

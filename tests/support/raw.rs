@@ -1,0 +1,118 @@
+//! A system that talks to the hub without the SDK's care: for requests that
+//! the SDK would never make.
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::Context as _;
+use axis_proto::{
+    envelope::v1::{Document, DocumentBody, DocumentMetadata, Envelope, Recipient, SealedEnvelope, envelope::Body},
+    hub::v1::{
+        Reason, mailbox_service_client::MailboxServiceClient, submission_service_client::SubmissionServiceClient,
+    },
+    id::{Digest, EnvelopeId},
+    key::SigningKey,
+    seal::{PayloadType, seal},
+};
+use bytes::Bytes;
+use hyper_util::rt::TokioIo;
+use prost::Message;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint, Uri},
+};
+use tonic_types::StatusExt as _;
+
+/// A connection with a system's identity, and its signing key.
+pub struct Raw {
+    /// The connection.
+    pub channel: Channel,
+    /// The system's signing key.
+    pub key: SigningKey,
+    /// The agency it signs for.
+    pub agency: String,
+}
+
+impl Raw {
+    /// With the identity that an enrolled home holds.
+    pub async fn at(home: &Path, agency: &str) -> anyhow::Result<Self> {
+        let profile: toml::Table = std::fs::read_to_string(home.join("axis.toml"))?.parse()?;
+        let address = profile.get("hub_address").and_then(toml::Value::as_str).context("hub_address")?.to_owned();
+        let channel = connect(home, address).await?;
+        let key = SigningKey::from_pem(&std::fs::read_to_string(home.join("signing.pem"))?)?;
+        Ok(Self { channel, key, agency: agency.to_owned() })
+    }
+
+    /// Submission calls.
+    pub fn submission(&self) -> SubmissionServiceClient<Channel> {
+        SubmissionServiceClient::new(self.channel.clone()).max_encoding_message_size(64 << 20)
+    }
+
+    /// Mailbox calls.
+    pub fn mailbox(&self) -> MailboxServiceClient<Channel> {
+        MailboxServiceClient::new(self.channel.clone()).max_decoding_message_size(8 << 20)
+    }
+
+    /// An envelope that could be accepted, with one inline file.
+    pub fn envelope(&self, to: &str, file: &[u8]) -> Envelope {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Envelope {
+            envelope_id: Bytes::copy_from_slice(EnvelopeId::new_v7().as_bytes()),
+            hub_id: "truc.test".into(),
+            sender: self.agency.clone(),
+            recipients: vec![Recipient { agency: to.into(), kind: 1 }],
+            created_unix_ms: now.as_millis() as u64,
+            body: Some(Body::Document(DocumentBody {
+                metadata: Some(DocumentMetadata { subject: "V/v thử nghiệm".into(), ..DocumentMetadata::default() }),
+                documents: vec![Document {
+                    name: "a.txt".into(),
+                    media_type: "text/plain".into(),
+                    size: file.len() as u64,
+                    sha256: Bytes::copy_from_slice(Digest::of(file).as_bytes()),
+                    description: String::new(),
+                }],
+            })),
+            ..Envelope::default()
+        }
+    }
+
+    /// Seals an envelope with the system's key.
+    pub fn seal(&self, envelope: &Envelope) -> SealedEnvelope {
+        seal(PayloadType::Envelope, envelope.encode_to_vec(), &[&self.key])
+    }
+}
+
+async fn connect(home: &Path, address: String) -> anyhow::Result<Channel> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(home.join("authority.pem"))?)?;
+    let identity = home.join("tls.pem");
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&identity)?.collect::<Result<_, _>>()?;
+    let key = PrivateKeyDer::from_pem_file(&identity)?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let (host, _) = address.rsplit_once(':').context("host:port")?;
+    let name = ServerName::try_from(host.to_owned())?;
+    let target = address.clone();
+    let connect = tower::service_fn(move |_: Uri| {
+        let (connector, name, target) = (connector.clone(), name.clone(), target.clone());
+        async move {
+            let stream = tokio::net::TcpStream::connect(target).await?;
+            Ok::<_, std::io::Error>(TokioIo::new(connector.connect(name, stream).await?))
+        }
+    });
+    Ok(Endpoint::from_shared(format!("http://{address}"))?.connect_with_connector_lazy(connect))
+}
+
+/// The reason and the violations (field, description) that a status carries.
+pub fn refusal_of(status: &Status) -> (Option<Reason>, Vec<(String, String)>) {
+    let details = status.get_error_details();
+    let reason = details.error_info().and_then(|info| Reason::from_short_name(&info.reason));
+    let violations = details.bad_request().map(|bad| &bad.field_violations[..]).unwrap_or_default();
+    (reason, violations.iter().map(|one| (one.field.clone(), one.description.clone())).collect())
+}
