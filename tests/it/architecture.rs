@@ -13,12 +13,17 @@ fn sources(below: &str) -> Vec<(String, String)> {
             files.push(place);
             continue;
         }
-        let entries = std::fs::read_dir(&place).unwrap_or_else(|error| panic!("{}: {error}", place.display()));
+        let entries =
+            std::fs::read_dir(&place).unwrap_or_else(|error| panic!("{}: {error}", place.display()));
         folders.extend(entries.map(|entry| entry.expect("an entry").path()));
     }
-    let code = |path: &PathBuf| std::fs::read_to_string(path).expect("readable").split("#[cfg(test)]\nmod ").next().map(str::to_owned);
+    let code = |path: &PathBuf| {
+        std::fs::read_to_string(path).expect("readable").split("#[cfg(test)]\nmod ").next().map(str::to_owned)
+    };
     let named = |path: &PathBuf| path.strip_prefix(&root).expect("below").to_string_lossy().into_owned();
-    let rust = |path: &&PathBuf| path.extension().is_some_and(|ending| ending == "rs") && !path.ends_with("tests.rs");
+    let rust = |path: &&PathBuf| {
+        path.extension().is_some_and(|ending| ending == "rs") && !path.ends_with("tests.rs")
+    };
     files.iter().filter(rust).map(|path| (named(path), code(path).unwrap_or_default())).collect()
 }
 
@@ -69,7 +74,17 @@ fn only_clock_reads_the_time() {
 #[test]
 fn the_machine_is_pure() {
     for (path, text) in sources("machine") {
-        for word in ["std::fs", "std::time", "tokio", "getrandom", "crate::clock", "crate::config", "crate::wire", "std::env", "async "] {
+        for word in [
+            "std::fs",
+            "std::time",
+            "tokio",
+            "getrandom",
+            "crate::clock",
+            "crate::config",
+            "crate::wire",
+            "std::env",
+            "async ",
+        ] {
             let line = text.lines().find(|line| !line.trim_start().starts_with("//") && line.contains(word));
             assert!(line.is_none(), "{path} holds `{word}`: {line:?}");
         }

@@ -94,14 +94,19 @@ async fn killed_at_random_moments_under_load() -> anyhow::Result<()> {
     everything_told_is_in_the_journal(&journal, &told)?;
     let report = hub.finish().await?;
     assert_eq!(report.counts.deliveries, report.counts.settled);
-    println!("{KILLS} kills, {} envelopes, {} answers", report.counts.envelopes, told.answers.load(Ordering::SeqCst));
+    println!(
+        "{KILLS} kills, {} envelopes, {} answers",
+        report.counts.envelopes,
+        told.answers.load(Ordering::SeqCst)
+    );
     Ok(())
 }
 
 async fn send(from: &'static str, ministry: Arc<Ministry>, told: Arc<Told>) -> anyhow::Result<()> {
     let mut random = fastrand::Rng::new();
     while !told.sending_ends.load(Ordering::SeqCst) {
-        let to = CODES.iter().filter(|code| **code != from).nth(random.usize(0..3)).context("three others")?;
+        let to =
+            CODES.iter().filter(|code| **code != from).nth(random.usize(0..3)).context("three others")?;
         let sent = ministry.send(ministry.letter(&[to], "Kiểm tra")).await?;
         told.accepted.lock().expect("whole").insert(sent.envelope_id);
         told.answers.fetch_add(1, Ordering::SeqCst);

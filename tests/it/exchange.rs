@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -48,7 +48,7 @@ struct Exchange {
     /// What was acknowledged, by whom.
     taken: Mutex<Vec<(AgencyCode, EnvelopeId, AgencyCode, Vec<Digest>)>>,
     expected: AtomicUsize,
-    all_sent: AtomicBool,
+    all_sent: tokio::sync::watch::Sender<bool>,
 }
 
 fn habit(system: usize) -> Habit {
@@ -98,7 +98,7 @@ async fn ministries_and_provinces_exchange_concurrently() -> anyhow::Result<()> 
     for sender in senders.collect::<Vec<_>>() {
         sender.await??;
     }
-    exchange.all_sent.store(true, Ordering::SeqCst);
+    exchange.all_sent.send_replace(true);
     let expected = exchange.expected.load(Ordering::SeqCst);
     eventually("every delivery is acknowledged", async || {
         receivers.iter().any(|receiver| receiver.is_finished())
@@ -119,7 +119,8 @@ async fn ministries_and_provinces_exchange_concurrently() -> anyhow::Result<()> 
     for ministry in &ministries {
         the_sender_can_tell(ministry, &sent, &hub).await?;
     }
-    let queues = hub.admin().await?.list_queues(axis_proto::admin::v1::ListQueuesRequest {}).await?.into_inner();
+    let queues =
+        hub.admin().await?.list_queues(axis_proto::admin::v1::ListQueuesRequest {}).await?.into_inner();
     for queue in queues.queues {
         assert_eq!((queue.waiting, queue.leased, queue.parked), (0, 0, 0), "{}", queue.system);
     }
@@ -130,7 +131,12 @@ async fn ministries_and_provinces_exchange_concurrently() -> anyhow::Result<()> 
     Ok(())
 }
 
-async fn send(seed: u64, system: usize, ministry: Arc<Ministry>, exchange: Arc<Exchange>) -> anyhow::Result<()> {
+async fn send(
+    seed: u64,
+    system: usize,
+    ministry: Arc<Ministry>,
+    exchange: Arc<Exchange>,
+) -> anyhow::Result<()> {
     let mut random = fastrand::Rng::with_seed(seed);
     let everyone: BTreeSet<AgencyCode> = (0..SYSTEMS).flat_map(codes).map(|name| code(&name)).collect();
     for number in 0..LETTERS_EACH {
@@ -146,7 +152,8 @@ async fn send(seed: u64, system: usize, ministry: Arc<Ministry>, exchange: Arc<E
         if outgoing.groups.is_empty() {
             outgoing = recipients.iter().fold(outgoing, |outgoing, to| outgoing.to(to.clone()));
         }
-        let priority = *random.choice(&[Priority::Normal, Priority::Urgent, Priority::Express]).context("one")?;
+        let priority =
+            *random.choice(&[Priority::Normal, Priority::Urgent, Priority::Express]).context("one")?;
         outgoing = outgoing.priority(priority);
         let files: Vec<Vec<u8>> = (0..random.usize(1..3)).map(|_| file(&mut random)).collect();
         let digests = files.iter().map(|bytes| Digest::of(bytes)).collect();
@@ -165,7 +172,7 @@ async fn send(seed: u64, system: usize, ministry: Arc<Ministry>, exchange: Arc<E
 
 async fn receive(habit: Habit, ministry: Arc<Ministry>, exchange: Arc<Exchange>) -> anyhow::Result<()> {
     if habit == Habit::Offline {
-        eventually("everyone has sent", async || exchange.all_sent.load(Ordering::SeqCst)).await;
+        exchange.all_sent.subscribe().wait_for(|all| *all).await?;
     }
     let mut seen = 0_usize;
     let mut hesitated = BTreeSet::new();
@@ -218,7 +225,10 @@ fn everything_arrived_once(
         let key = (sender.clone(), *id);
         let (_, files) = sent.get(&key).context("nobody sent it")?;
         assert_eq!(digests, files, "the bytes that arrive are the bytes that were sent");
-        assert!(arrived.entry(key).or_default().insert(recipient.clone()), "acknowledged twice by {recipient}");
+        assert!(
+            arrived.entry(key).or_default().insert(recipient.clone()),
+            "acknowledged twice by {recipient}"
+        );
     }
     for (key, (recipients, _)) in sent {
         assert_eq!(arrived.get(key), Some(recipients), "{key:?}");

@@ -44,7 +44,8 @@ pub async fn add_agencies(admin: &mut Admin, codes: &[&str]) -> anyhow::Result<(
 
 /// Adds a group of everyone.
 pub async fn add_everyone(admin: &mut Admin, id: &str) -> anyhow::Result<()> {
-    let group = Group { group_id: id.to_owned(), name: "Tất cả".to_owned(), everyone: true, ..Group::default() };
+    let group =
+        Group { group_id: id.to_owned(), name: "Tất cả".to_owned(), everyone: true, ..Group::default() };
     let entries = vec![DirectoryEntry { value: Some(Value::Group(group)) }];
     admin.change_directory(ChangeDirectoryRequest { entries, remark: String::new() }).await?;
     Ok(())

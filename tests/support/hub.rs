@@ -113,7 +113,7 @@ pub fn make(dir: &Path, clock: &Clock) -> anyhow::Result<String> {
     let any = "127.0.0.1:0".parse()?;
     let mut options = InitOptions::new("truc.test".parse()?);
     options.listen = Listen { systems: any, enrolment: any, operators: any };
-    Ok(init(dir, options, clock)?.log_verifier_key)
+    Ok(init(dir, &options, clock)?.log_verifier_key)
 }
 
 /// Writes the ports that a hub took into its settings, so that clients find

@@ -33,7 +33,10 @@ pub async fn eventually<F: AsyncFnMut() -> bool>(what: &str, mut condition: F) {
 /// The seed of a test: random, printed, or given by `AXIS_SEED` to repeat a
 /// run.
 pub fn seed() -> u64 {
-    let seed = std::env::var("AXIS_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    let seed = std::env::var("AXIS_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or_else(|| fastrand::u64(..));
     println!("seed {seed}: repeat with AXIS_SEED={seed}");
     seed
 }

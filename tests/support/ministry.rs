@@ -6,7 +6,9 @@ use std::{
 };
 
 use anyhow::Context as _;
-use axis_client::{Client, ClientOptions, Deliveries, EnrolmentToken, Outgoing, ReceiveOptions, Received, Sent, quiet};
+use axis_client::{
+    Client, ClientOptions, Deliveries, EnrolmentToken, Outgoing, ReceiveOptions, Received, Sent, quiet,
+};
 use axis_proto::id::AgencyCode;
 
 /// A system that takes part.
@@ -20,7 +22,7 @@ impl Ministry {
     /// Enrols with a token.
     pub async fn enrol(home: &Path, token: &str) -> anyhow::Result<Self> {
         let token: EnrolmentToken = token.trim().parse()?;
-        Client::enrol_with(home, &token, impatient()).await.context("enrolling")?;
+        Client::enrol_with(home, &token, &impatient()).await.context("enrolling")?;
         Self::at(home).await
     }
 
@@ -43,7 +45,9 @@ impl Ministry {
     /// A document with one small file.
     pub fn letter(&self, to: &[&str], subject: &str) -> Outgoing {
         let file = format!("Kính gửi: {subject}").into_bytes();
-        to.iter().fold(Outgoing::new(self.agency(), subject).bytes("Công văn.txt", file), |letter, to| letter.to(code(to)))
+        to.iter().fold(Outgoing::new(self.agency(), subject).bytes("Công văn.txt", file), |letter, to| {
+            letter.to(code(to))
+        })
     }
 
     /// Sends.

@@ -5,9 +5,12 @@ use std::{path::Path, sync::Arc};
 
 use anyhow::Context as _;
 use axis_proto::{
-    envelope::v1::{Document, DocumentBody, DocumentMetadata, Envelope, Recipient, SealedEnvelope, envelope::Body},
+    envelope::v1::{
+        Document, DocumentBody, DocumentMetadata, Envelope, Recipient, SealedEnvelope, envelope::Body,
+    },
     hub::v1::{
-        Reason, mailbox_service_client::MailboxServiceClient, submission_service_client::SubmissionServiceClient,
+        Reason, mailbox_service_client::MailboxServiceClient,
+        submission_service_client::SubmissionServiceClient,
     },
     id::{Digest, EnvelopeId},
     key::SigningKey,
@@ -38,7 +41,8 @@ impl Raw {
     /// With the identity that an enrolled home holds.
     pub async fn at(home: &Path, agency: &str) -> anyhow::Result<Self> {
         let profile: toml::Table = std::fs::read_to_string(home.join("axis.toml"))?.parse()?;
-        let address = profile.get("hub_address").and_then(toml::Value::as_str).context("hub_address")?.to_owned();
+        let address =
+            profile.get("hub_address").and_then(toml::Value::as_str).context("hub_address")?.to_owned();
         let channel = connect(home, address).await?;
         let key = SigningKey::from_pem(&std::fs::read_to_string(home.join("signing.pem"))?)?;
         Ok(Self { channel, key, agency: agency.to_owned() })
@@ -64,7 +68,10 @@ impl Raw {
             recipients: vec![Recipient { agency: to.into(), kind: 1 }],
             created_unix_ms: now.as_millis() as u64,
             body: Some(Body::Document(DocumentBody {
-                metadata: Some(DocumentMetadata { subject: "V/v thử nghiệm".into(), ..DocumentMetadata::default() }),
+                metadata: Some(DocumentMetadata {
+                    subject: "V/v thử nghiệm".into(),
+                    ..DocumentMetadata::default()
+                }),
                 documents: vec![Document {
                     name: "a.txt".into(),
                     media_type: "text/plain".into(),
@@ -87,7 +94,8 @@ async fn connect(home: &Path, address: String) -> anyhow::Result<Channel> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(home.join("authority.pem"))?)?;
     let identity = home.join("tls.pem");
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&identity)?.collect::<Result<_, _>>()?;
+    let chain: Vec<CertificateDer<'static>> =
+        CertificateDer::pem_file_iter(&identity)?.collect::<Result<_, _>>()?;
     let key = PrivateKeyDer::from_pem_file(&identity)?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
