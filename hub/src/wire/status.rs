@@ -111,7 +111,9 @@ fn shown(violation: &Violation, language: Language) -> hub::Violation {
 
 fn shortened(mut text: String) -> String {
     if text.len() > STATUS_TEXT_BYTES_MAX {
-        text.truncate(text.floor_char_boundary(STATUS_TEXT_BYTES_MAX - '…'.len_utf8()));
+        let room = STATUS_TEXT_BYTES_MAX - '…'.len_utf8();
+        let end = (0..=room).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+        text.truncate(end);
         text.push('…');
     }
     text

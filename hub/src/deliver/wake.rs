@@ -1,0 +1,151 @@
+//! Wakes those who wait for something of one system, and nobody else: reads
+//! which systems a batch concerns instead of letting every open stream look
+//! at the state after every batch.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use axis_proto::{
+    id::SystemId,
+    record::v1::{CargoKind, ConsignmentLeaf, LeafList, Record, record::Event},
+};
+use bytes::Bytes;
+use prost::Message as _;
+use tokio::sync::watch;
+
+use crate::{commit::Progress, journal::JournalReader};
+
+/// Records that are read to find whom they concern; when more came at once,
+/// everybody is woken.
+const READ_MAX: u64 = 8_192;
+
+/// Who waits for which system. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Wakes(Arc<Mutex<HashMap<String, watch::Sender<()>>>>);
+
+impl Wakes {
+    /// Starts to watch what becomes durable, until the committer ends.
+    pub fn start(progress: watch::Receiver<Progress>, journal: Arc<dyn JournalReader>) -> Self {
+        let wakes = Self::default();
+        tokio::spawn(follow(wakes.clone(), progress, journal));
+        wakes
+    }
+
+    /// Changes after something of this system did. Subscribe, then look at
+    /// the state, then wait: nothing is missed.
+    pub fn of(&self, system: &SystemId) -> watch::Receiver<()> {
+        self.lock().entry(system.as_str().to_owned()).or_default().subscribe()
+    }
+
+    fn wake(&self, whom: &Whom) {
+        self.lock().retain(|system, sender| {
+            if whom.contains(system) {
+                sender.send_replace(());
+            }
+            sender.receiver_count() > 0
+        });
+    }
+
+    fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, watch::Sender<()>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whom some records concern.
+#[derive(Debug, PartialEq, Eq)]
+enum Whom {
+    All,
+    These(BTreeSet<String>),
+}
+
+impl Whom {
+    fn contains(&self, system: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::These(systems) => systems.contains(system),
+        }
+    }
+}
+
+async fn follow(wakes: Wakes, mut progress: watch::Receiver<Progress>, journal: Arc<dyn JournalReader>) {
+    let mut seen = progress.borrow_and_update().size;
+    while progress.changed().await.is_ok() {
+        let size = progress.borrow_and_update().size;
+        if !wakes.is_empty() {
+            let journal = journal.clone();
+            // recent batches are in memory, but after a pause they may not be
+            let whom = tokio::task::spawn_blocking(move || concerned(&*journal, seen, size)).await;
+            wakes.wake(&whom.unwrap_or(Whom::All));
+        }
+        seen = size;
+    }
+    wakes.wake(&Whom::All);
+}
+
+/// Whom the records from one sequence up to another concern.
+fn concerned(journal: &dyn JournalReader, from: u64, to: u64) -> Whom {
+    if to.saturating_sub(from) > READ_MAX {
+        return Whom::All;
+    }
+    let mut systems = BTreeSet::new();
+    let mut next = from;
+    while next < to {
+        let Ok(Some(batch)) = journal.batch_of(next) else { return Whom::All };
+        for entry in batch.entries.iter().filter(|entry| (next..to).contains(&entry.sequence)) {
+            let Ok(record) = Record::decode(entry.record.clone()) else { return Whom::All };
+            if !add_concerned(&record, &entry.cargo, &mut systems) {
+                return Whom::All;
+            }
+        }
+        next = batch.commit.size.max(next + 1);
+    }
+    Whom::These(systems)
+}
+
+/// Adds the systems that a record concerns; false if it may be all.
+fn add_concerned(record: &Record, cargo: &[Bytes], systems: &mut BTreeSet<String>) -> bool {
+    systems.extend(record.feeds.iter().map(|place| place.system.clone()));
+    let delivery = match &record.event {
+        Some(Event::Consigned(_)) => return add_consigned(record, cargo, systems),
+        Some(Event::DirectoryChanged(_)) => return false,
+        Some(Event::Leased(event)) => event.delivery.as_ref(),
+        Some(Event::LeaseExtended(event)) => event.delivery.as_ref(),
+        Some(Event::Released(event)) => event.delivery.as_ref(),
+        Some(Event::Acknowledged(event)) => event.delivery.as_ref(),
+        Some(Event::Rejected(event)) => event.delivery.as_ref(),
+        Some(Event::Parked(event)) => event.delivery.as_ref(),
+        Some(Event::Requeued(event)) => event.delivery.as_ref(),
+        Some(Event::Expired(event)) => event.delivery.as_ref(),
+        Some(Event::Returned(event)) => event.delivery.as_ref(),
+        Some(Event::LateAccepted(event)) => event.delivery.as_ref(),
+        Some(
+            Event::LogOpened(_)
+            | Event::Accepted(_)
+            | Event::ExpiryWarned(_)
+            | Event::Uploaded(_)
+            | Event::EnrolmentTokenIssued(_)
+            | Event::SnapshotTaken(_)
+            | Event::ClockConfirmed(_),
+        ) => None,
+        None => return false,
+    };
+    systems.extend(delivery.map(|delivery| delivery.system.clone()));
+    true
+}
+
+fn add_consigned(record: &Record, cargo: &[Bytes], systems: &mut BTreeSet<String>) -> bool {
+    let place = record.cargo.iter().position(|cargo| cargo.kind() == CargoKind::ConsignmentList);
+    let Some(bytes) = place.and_then(|place| cargo.get(place)) else { return false };
+    let Ok(list) = LeafList::decode(bytes.clone()) else { return false };
+    for leaf in list.leaves {
+        let Ok(leaf) = ConsignmentLeaf::decode(leaf) else { return false };
+        systems.insert(leaf.system);
+    }
+    true
+}
