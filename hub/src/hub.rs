@@ -20,6 +20,7 @@ use crate::{
     clock::Clock,
     commit::{self, WriterHandle},
     config::Config,
+    deliver::{Deliver, Wakes},
     disk::{self, DirLock, Disk, RealDisk},
     evidence::{Evidence, Tree},
     identity::Identity,
@@ -28,6 +29,7 @@ use crate::{
     machine::{self, Command, query},
     observe::{self, Metrics, ObserveContext, Presence, Readiness},
     state::{self, SledState, read_once},
+    vault::Vault,
     wire::{self, Addresses, Context, listener::Connections},
 };
 
@@ -72,6 +74,7 @@ struct Stores {
     journal: SegmentJournal,
     tree: Tree,
     state: Arc<SledState>,
+    vault: Vault,
     signer: CheckpointSigner,
     identity: Identity,
 }
@@ -97,7 +100,7 @@ impl Hub {
         let (metrics, readiness, presence) = (Metrics::new(), Readiness::new(), Presence::default());
         let opening = config.clone();
         let stores = tokio::task::spawn_blocking(move || open(&opening, RealDisk::shared()));
-        let Stores { journal, tree, state, signer, identity } =
+        let Stores { journal, tree, state, vault, signer, identity } =
             stores.await.map_err(doing("open the stores"))??;
 
         let last = read_once(&*state, query::meta);
@@ -116,6 +119,9 @@ impl Hub {
             metrics: metrics.clone(),
             readiness: readiness.clone(),
         });
+        let stopping = CancellationToken::new();
+        let wakes = Wakes::start(committer.watch(), reader.clone());
+        let deliver = Deliver::new(state.clone(), committer.clone(), clock.clone(), wakes, stopping.clone());
         let written = state.clone();
         let observe = ObserveContext {
             hub_id: config.hub_id.clone(),
@@ -139,11 +145,13 @@ impl Hub {
             state: state.clone(),
             committer,
             evidence,
+            vault: Arc::new(vault),
+            deliver,
             connections: Connections::default(),
             presence,
             metrics,
             readiness,
-            stopping: CancellationToken::new(),
+            stopping,
             config,
         });
         let mut hub = Self {
@@ -342,7 +350,8 @@ fn open(config: &Config, disk: Arc<dyn Disk>) -> Result<Stores> {
         let why = format!("the journal is of hub `{}`, hub.toml says `{}`", meta.hub_id, config.hub_id);
         return Err(doing("use this directory")(why));
     }
-    Ok(Stores { journal, tree, state: Arc::new(state), signer, identity })
+    let vault = Vault::open(disk, &data.join(VAULT)).map_err(doing("open the vault"))?;
+    Ok(Stores { journal, tree, state: Arc::new(state), vault, signer, identity })
 }
 
 /// The signer of the log that the journal holds.

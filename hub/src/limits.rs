@@ -178,6 +178,14 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 256;
 /// Most unanswered submissions on one stream.
 pub const SUBMIT_STREAM_PENDING_MAX: usize = 1_024;
+/// Most bytes of unanswered submissions on one stream.
+pub const SUBMIT_STREAM_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Most bytes of unanswered submissions of all systems together.
+pub const SUBMISSION_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// After what time a caller may try again that met a full gate.
+pub const BUSY_RETRY_MS: Millis = 200;
+/// After what time a caller may try again that met a stopping hub.
+pub const STOPPING_RETRY_MS: Millis = 2_000;
 /// Most uploads at once of one system.
 pub const UPLOADS_PER_SYSTEM_MAX: usize = 16;
 /// Bytes of a chunk of a download.

@@ -66,9 +66,8 @@ impl Committer {
     /// documents while the disk is nearly full; a fault if the writer is gone,
     /// and then nobody knows whether it was recorded.
     pub async fn commit(&self, command: Command) -> Result<Outcome> {
-        let brings_documents = matches!(command, Command::Submit(_) | Command::Upload { .. });
-        if brings_documents && self.full.load(Ordering::Relaxed) {
-            return Err(Refusal::new(Reason::DiskFull).retry_after_ms(DISK_RETRY_MS).into());
+        if matches!(command, Command::Submit(_) | Command::Upload { .. }) {
+            self.takes_documents()?;
         }
         let (answer, answered) = oneshot::channel();
         let queued = Queued { command, answer, since_us: self.clock.monotonic_us() };
@@ -81,6 +80,17 @@ impl Committer {
                 Err(Refusal::new(Reason::Stopping).retry_after_ms(1_000).into())
             }
         }
+    }
+
+    /// Whether there is room for new documents.
+    ///
+    /// # Errors
+    /// `DISK_FULL` while the disk is nearly full.
+    pub fn takes_documents(&self) -> Result<()> {
+        if self.full.load(Ordering::Relaxed) {
+            return Err(Refusal::new(Reason::DiskFull).retry_after_ms(DISK_RETRY_MS).into());
+        }
+        Ok(())
     }
 
     /// Sees every batch.

@@ -2,14 +2,23 @@
 //! The only module that knows tonic; decides nothing itself.
 
 pub mod access;
+mod call;
+pub mod directory;
 pub mod enrolment;
+pub mod evidence;
+pub mod feed;
+pub mod info;
 pub mod listener;
+pub mod mailbox;
 pub mod status;
+pub mod submission;
 pub mod tls;
+pub mod track;
+mod upload;
 
 use std::{net::SocketAddr, sync::Arc};
 
-use axis_proto::{reason::Language, record::v1::Receipt};
+use axis_proto::{hub, reason::Language, record::v1::Receipt};
 use tokio::{
     net::{TcpListener, UnixListener},
     task::JoinHandle,
@@ -22,12 +31,14 @@ use crate::{
     clock::Clock,
     commit::Committer,
     config::Config,
+    deliver::Deliver,
     error::{Error, Result},
     evidence::Evidence,
     identity::{Identity, Server},
     limits::{self, Millis},
     observe::{Metrics, ObserveContext, Presence, Readiness},
     state::{Read, State},
+    vault::Vault,
 };
 
 pub use crate::state::read_once;
@@ -51,6 +62,10 @@ pub struct Context {
     pub committer: Committer,
     /// Records with their proofs.
     pub evidence: Arc<Evidence>,
+    /// Documents.
+    pub vault: Arc<Vault>,
+    /// Hands out what waits.
+    pub deliver: Deliver,
     /// Connections of systems, to be cut at once when they lose their right.
     pub connections: listener::Connections,
     /// Who called lately; receive streams count themselves here.
@@ -100,11 +115,21 @@ impl Context {
 
     /// What a caller is told of an error, which is counted.
     pub fn status(&self, error: &Error, language: Language) -> Status {
+        self.count(error);
+        status::status(error, language)
+    }
+
+    /// The same inside a stream.
+    pub fn refusal(&self, error: &Error, language: Language) -> hub::v1::Refusal {
+        self.count(error);
+        status::refusal(error, language)
+    }
+
+    fn count(&self, error: &Error) {
         match error {
             Error::Refused(refusal) => self.metrics.refused(refusal.reason),
             Error::Fault(_) => self.metrics.fault(),
         }
-        status::status(error, language)
     }
 
     /// The answer to a unary call.
@@ -166,7 +191,14 @@ fn systems_routes(ctx: &Arc<Context>) -> Result<Routes> {
         .add_service(health)
         .add_service(reflection().build_v1().map_err(Error::fault)?)
         .add_service(reflection().build_v1alpha().map_err(Error::fault)?)
-        .add_service(enrolment::identity_service(ctx.clone()));
+        .add_service(enrolment::identity_service(ctx.clone()))
+        .add_service(info::service(ctx.clone()))
+        .add_service(submission::service(ctx.clone()))
+        .add_service(mailbox::service(ctx.clone()))
+        .add_service(feed::service(ctx.clone()))
+        .add_service(track::service(ctx.clone()))
+        .add_service(directory::service(ctx.clone()))
+        .add_service(evidence::service(ctx.clone()));
     Ok(routes.routes())
 }
 

@@ -1,0 +1,132 @@
+//! What every call begins and ends with: who asks, in which language, and
+//! how the answer is shown and counted.
+
+use std::sync::Arc;
+
+use axis_proto::{hub::v1 as hub, id::SystemId, reason::Language, record::v1::Receipt};
+use tonic::{Code, Request, Response, Status};
+
+use super::{Context, caller, status};
+use crate::{
+    authenticate::{Caller, authenticate},
+    error::{Error, Refusal, Result},
+    machine::{Outcome, query},
+    state::Read,
+};
+
+/// One call under way. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Call {
+    pub(super) context: Arc<Context>,
+    pub(super) caller: Caller,
+    language: Language,
+}
+
+impl Call {
+    /// Takes a request apart.
+    pub(super) fn begin<T>(
+        context: &Arc<Context>,
+        request: Request<T>,
+    ) -> std::result::Result<(Self, T), Status> {
+        let caller = caller(&request)?;
+        let language = status::language(request.metadata());
+        Ok((Self { context: context.clone(), caller, language }, request.into_inner()))
+    }
+
+    /// Answers with what a stage returned.
+    pub(super) fn end<T>(&self, result: Result<T>) -> std::result::Result<Response<T>, Status> {
+        result.map(Response::new).map_err(|error| self.status(&error))
+    }
+
+    /// The calling system.
+    pub(super) fn system(&self) -> &SystemId {
+        &self.caller.system
+    }
+
+    /// An error as the status of this call.
+    pub(super) fn status(&self, error: &Error) -> Status {
+        self.context.status(error, self.language)
+    }
+
+    /// An error as a message inside this call.
+    pub(super) fn refusal(&self, error: &Error) -> hub::Refusal {
+        self.context.refusal(error, self.language)
+    }
+
+    /// Reads one moment of the state.
+    pub(super) fn read<T>(&self, read: impl FnOnce(&dyn Read) -> T) -> T {
+        self.context.read(read)
+    }
+
+    /// Whether the caller may go on: what lets a call in must hold for as
+    /// long as a stream is open.
+    pub(super) fn still_allowed(&self, read: &dyn Read) -> std::result::Result<(), Refusal> {
+        match authenticate(read, self.caller.fingerprint, self.context.now_ms()) {
+            Err(Error::Refused(refusal)) => Err(*refusal),
+            Ok(_) | Err(Error::Fault(_)) => Ok(()),
+        }
+    }
+
+    /// The highest number of the caller's feed.
+    pub(super) fn feed_high(&self) -> u64 {
+        self.read(|read| query::mailbox(read, self.system()).feed_high)
+    }
+
+    /// The receipt of a record.
+    pub(super) async fn receipt(&self, sequence: u64) -> Result<Receipt> {
+        self.context.receipt(sequence).await
+    }
+
+    /// Runs what may wait for the disk.
+    pub(super) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Context) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let context = self.context.clone();
+        tokio::task::spawn_blocking(move || work(&context))
+            .await
+            .unwrap_or_else(|error| Err(Error::fault(error)))
+    }
+}
+
+/// The record that answers a call.
+pub(super) fn shown(outcome: &Outcome) -> Result<u64> {
+    outcome.sequence().ok_or_else(|| Error::fault("nothing was recorded"))
+}
+
+/// A message that the transport could not make out, or a stream that broke.
+pub(super) fn unreadable(status: &Status) -> Error {
+    let reason = match status.code() {
+        Code::OutOfRange | Code::ResourceExhausted => hub::Reason::TooLarge,
+        _ => hub::Reason::Malformed,
+    };
+    Error::invalid("request", reason, status.message())
+}
+
+/// A page's size: what was asked for within its bound, or the default.
+pub(super) fn page(asked: u32, default: u32, max: u32) -> Result<usize> {
+    match asked {
+        0 => Ok(default as usize),
+        asked if asked <= max => Ok(asked as usize),
+        asked => Err(Error::invalid("max", hub::Reason::TooLarge, format!("{asked}, at most {max}"))),
+    }
+}
+
+/// What a message must have.
+pub(super) fn required<T>(part: Option<T>, field: &str) -> Result<T> {
+    part.ok_or_else(|| Error::invalid(field, hub::Reason::FieldInvalid, "is missing"))
+}
+
+/// An id from text.
+pub(super) fn parsed<T: std::str::FromStr>(text: &str, field: &str) -> Result<T>
+where
+    T::Err: std::fmt::Display,
+{
+    text.parse().map_err(|error: T::Err| Error::invalid(field, hub::Reason::FieldInvalid, error))
+}
+
+/// A digest from bytes.
+pub(super) fn digest(bytes: &[u8], field: &str) -> Result<axis_proto::id::Digest> {
+    axis_proto::id::Digest::from_slice(bytes)
+        .map_err(|error| Error::invalid(field, hub::Reason::FieldInvalid, error))
+}

@@ -1,0 +1,130 @@
+//! A system's numbered list of records about its agencies' envelopes, read in
+//! pages or followed.
+
+use std::sync::Arc;
+
+use axis_proto::hub::v1::{
+    FeedEntry, FollowRequest, FollowResponse, ReadFeedRequest, ReadFeedResponse, Reason,
+    feed_service_server::{FeedService, FeedServiceServer},
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::{
+    Context,
+    call::{Call, page},
+};
+use crate::{
+    error::{Error, Refusal, Result},
+    limits,
+    machine::query,
+};
+
+/// Entries that one look at the state brings to a follower.
+const FOLLOW_PAGE: usize = 64;
+/// Entries on their way to one follower.
+const FOLLOW_PENDING_MAX: usize = 16;
+
+/// The service.
+pub fn service(context: Arc<Context>) -> FeedServiceServer<impl FeedService> {
+    FeedServiceServer::new(Service { context }).max_decoding_message_size(limits::REQUEST_BYTES_MAX)
+}
+
+struct Service {
+    context: Arc<Context>,
+}
+
+#[tonic::async_trait]
+impl FeedService for Service {
+    type FollowStream = ReceiverStream<std::result::Result<FollowResponse, Status>>;
+
+    async fn follow(
+        &self,
+        request: Request<FollowRequest>,
+    ) -> std::result::Result<Response<Self::FollowStream>, Status> {
+        let (call, message) = Call::begin(&self.context, request)?;
+        let (out, stream) = mpsc::channel(FOLLOW_PENDING_MAX);
+        tokio::spawn(async move {
+            let gone = out.clone();
+            tokio::select! {
+                () = gone.closed() => {}
+                result = follow(&call, message.after, &out) => if let Err(error) = result {
+                    let _ = out.send(Err(call.status(&error))).await;
+                },
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn read_feed(
+        &self,
+        request: Request<ReadFeedRequest>,
+    ) -> std::result::Result<Response<ReadFeedResponse>, Status> {
+        let (call, message) = Call::begin(&self.context, request)?;
+        call.end(read_feed(&call, &message).await)
+    }
+}
+
+async fn read_feed(call: &Call, request: &ReadFeedRequest) -> Result<ReadFeedResponse> {
+    let max = page(request.max_entries, 100, 500)?;
+    let high = call.feed_high();
+    let entries = entries(call, request.after, max).await?;
+    let high = entries.last().map_or(high, |last| last.feed_sequence.max(high));
+    Ok(ReadFeedResponse { entries, high })
+}
+
+async fn follow(
+    call: &Call,
+    mut after: u64,
+    out: &mpsc::Sender<std::result::Result<FollowResponse, Status>>,
+) -> Result<()> {
+    let _open = call.context.metrics.stream();
+    let mut wake = call.context.deliver.wake_of(call.system());
+    loop {
+        wake.borrow_and_update();
+        call.read(|read| call.still_allowed(read))?;
+        let entries = entries(call, after, FOLLOW_PAGE).await?;
+        let caught_up = entries.len() < FOLLOW_PAGE;
+        for entry in entries {
+            after = entry.feed_sequence;
+            if out.send(Ok(FollowResponse { entry: Some(entry) })).await.is_err() {
+                return Ok(());
+            }
+        }
+        if call.context.stopping.is_cancelled() {
+            return Err(Error::refused(Reason::Stopping));
+        }
+        if caught_up {
+            tokio::select! {
+                () = call.context.stopping.cancelled() => {}
+                changed = wake.changed() => if changed.is_err() {
+                    return Err(Error::refused(Reason::Stopping));
+                },
+            }
+        }
+    }
+}
+
+/// Entries after a number, with their receipts.
+async fn entries(call: &Call, after: u64, max: usize) -> Result<Vec<FeedEntry>> {
+    let (found, high) = call.read(|read| {
+        (query::feed(read, call.system(), after, max), query::mailbox(read, call.system()).feed_high)
+    });
+    let first = found.first().map_or(high + 1, |(number, _)| *number);
+    if after > high || (after > 0 && first > after + 1) {
+        let refusal = Refusal::new(Reason::CursorGone)
+            .at("after", Reason::CursorGone, after)
+            .fact("floor", first.saturating_sub(1).min(high))
+            .fact("high", high);
+        return Err(refusal.into());
+    }
+    call.blocking(move |context| {
+        let entries = found.into_iter().map(|(feed_sequence, sequence)| {
+            let receipt = Some(context.evidence.receipt(sequence)?);
+            Ok(FeedEntry { feed_sequence, receipt })
+        });
+        entries.collect()
+    })
+    .await
+}

@@ -1,0 +1,87 @@
+//! A document of a delivery that was given, in chunks, from any offset.
+
+use std::sync::Arc;
+
+use axis_proto::{
+    hub::v1::{DownloadRequest, DownloadResponse, Reason},
+    id::DeliveryId,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use super::Call;
+use crate::{
+    deliver::{Content, content_of},
+    error::{Error, Result},
+    limits::DOWNLOAD_CHUNK_BYTES,
+    wire::call::{digest, parsed},
+};
+
+/// Chunks on their way to one client.
+const CHUNKS_PENDING_MAX: usize = 2;
+
+type Chunks = ReceiverStream<std::result::Result<DownloadResponse, Status>>;
+
+pub(super) async fn start(call: &Call, request: &DownloadRequest) -> Result<Chunks> {
+    let id: DeliveryId = parsed(&request.delivery_id, "delivery_id")?;
+    let sha256 = digest(&request.sha256, "sha256")?;
+    let offset = request.offset;
+    let system = call.system().clone();
+    let content = call
+        .blocking(move |context| content_of(&*context.state, &context.evidence, &system, &id, &sha256))
+        .await?;
+    let size = match &content {
+        Content::Inline(bytes) => bytes.len() as u64,
+        Content::Vault { size, .. } => *size,
+    };
+    if offset > size {
+        return Err(Error::invalid("offset", Reason::FieldInvalid, format!("{offset}, at most {size}")));
+    }
+    let (out, chunks) = mpsc::channel(CHUNKS_PENDING_MAX);
+    let call = call.clone();
+    tokio::spawn(async move {
+        if let Err(error) = send(&call, content, offset, &out).await {
+            let _ = out.send(Err(call.status(&error))).await;
+        }
+    });
+    Ok(ReceiverStream::new(chunks))
+}
+
+async fn send(
+    call: &Call,
+    content: Content,
+    offset: u64,
+    out: &mpsc::Sender<std::result::Result<DownloadResponse, Status>>,
+) -> Result<()> {
+    match content {
+        Content::Inline(bytes) => {
+            let mut rest = bytes.slice(usize::try_from(offset).unwrap_or(bytes.len()).min(bytes.len())..);
+            while !rest.is_empty() {
+                let chunk = rest.split_to(rest.len().min(DOWNLOAD_CHUNK_BYTES));
+                if out.send(Ok(DownloadResponse { chunk })).await.is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        }
+        Content::Vault { sha256, size } => {
+            let document = call.blocking(move |context| Ok(context.vault.open_document(&sha256)?)).await?;
+            let document = Arc::new(document);
+            let mut at = offset;
+            while at < size {
+                let (document, from) = (document.clone(), at);
+                let count = DOWNLOAD_CHUNK_BYTES.min(usize::try_from(size - at).unwrap_or(usize::MAX));
+                let chunk = call.blocking(move |_| Ok(document.read_at(from, count)?)).await?;
+                if chunk.is_empty() {
+                    return Err(Error::fault(format!("document {sha256} ends at {at} of {size}")));
+                }
+                at += chunk.len() as u64;
+                if out.send(Ok(DownloadResponse { chunk: chunk.into() })).await.is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! The way in: each submission passes verify, admit and commit, and is
+//! answered once it is durable. Holds no more bytes than its bounds allow.
+
+use std::sync::Arc;
+
+use axis_proto::{
+    hub::v1::{
+        CheckRequest, CheckResponse, QueryUploadRequest, QueryUploadResponse, Reason, SubmitRequest,
+        SubmitResponse, SubmitStreamRequest, SubmitStreamResponse, UploadRequest, UploadResponse,
+        submission_service_server::{SubmissionService, SubmissionServiceServer},
+        submit_stream_response::Outcome,
+    },
+    seal::PayloadType,
+};
+use prost::Message as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    Context,
+    call::{Call, required, shown},
+    upload,
+};
+use crate::{
+    admit::{Ground, admit},
+    error::{Error, Refusal, Result},
+    limits,
+    machine::{self, Command, Submit, query},
+    observe::metrics::Submission,
+    verify::verify,
+};
+
+/// Answers on their way to one caller.
+const ANSWERS_PENDING_MAX: usize = 64;
+
+/// The service.
+pub fn service(context: Arc<Context>) -> SubmissionServiceServer<impl SubmissionService> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let service = Service {
+        context,
+        gates: Gates {
+            bytes: Arc::new(Semaphore::new(limits::SUBMISSION_BYTES_MAX)),
+            verifying: Arc::new(Semaphore::new(cores)),
+            checking: Arc::new(Semaphore::new(1)),
+        },
+    };
+    SubmissionServiceServer::new(service)
+        .max_decoding_message_size(limits::REQUEST_BYTES_MAX)
+        .max_encoding_message_size(limits::RESPONSE_BYTES_MAX)
+}
+
+struct Service {
+    context: Arc<Context>,
+    gates: Gates,
+}
+
+/// What submissions share. Cheap to clone.
+#[derive(Clone)]
+struct Gates {
+    /// Bytes of submissions that are not answered, of all systems together.
+    bytes: Arc<Semaphore>,
+    /// One permit for each core: signatures are work for the processor.
+    verifying: Arc<Semaphore>,
+    /// Checks look up whole groups while the writer waits.
+    checking: Arc<Semaphore>,
+}
+
+#[tonic::async_trait]
+impl SubmissionService for Service {
+    async fn check(
+        &self,
+        request: Request<CheckRequest>,
+    ) -> std::result::Result<Response<CheckResponse>, Status> {
+        let (call, message) = Call::begin(&self.context, request)?;
+        call.end(check(&call, &self.gates, message).await)
+    }
+
+    async fn submit(
+        &self,
+        request: Request<SubmitRequest>,
+    ) -> std::result::Result<Response<SubmitResponse>, Status> {
+        let (call, message) = Call::begin(&self.context, request)?;
+        let room = self.gates.bytes.clone().try_acquire_many_owned(weight(&message));
+        let Ok(room) = room else {
+            let refusal = Refusal::new(Reason::Busy).retry_after_ms(limits::BUSY_RETRY_MS);
+            return call.end(Err(refusal.into()));
+        };
+        call.end(submit(&call, &self.gates, message, room).await)
+    }
+
+    type SubmitStreamStream = ReceiverStream<std::result::Result<SubmitStreamResponse, Status>>;
+
+    async fn submit_stream(
+        &self,
+        request: Request<Streaming<SubmitStreamRequest>>,
+    ) -> std::result::Result<Response<Self::SubmitStreamStream>, Status> {
+        let (call, inbound) = Call::begin(&self.context, request)?;
+        let (out, answers) = mpsc::channel(ANSWERS_PENDING_MAX);
+        let gates = self.gates.clone();
+        tokio::spawn(async move {
+            if let Err(status) = submit_stream(&call, &gates, inbound, &out).await {
+                let _ = out.send(Err(status)).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(answers)))
+    }
+
+    async fn query_upload(
+        &self,
+        request: Request<QueryUploadRequest>,
+    ) -> std::result::Result<Response<QueryUploadResponse>, Status> {
+        let (call, message) = Call::begin(&self.context, request)?;
+        call.end(upload::standing(&call, &message).await)
+    }
+
+    async fn upload(
+        &self,
+        request: Request<Streaming<UploadRequest>>,
+    ) -> std::result::Result<Response<UploadResponse>, Status> {
+        let (call, inbound) = Call::begin(&self.context, request)?;
+        call.end(upload::receive(&call, inbound).await)
+    }
+}
+
+/// A message's share of the bytes that may be under way; never more than all.
+fn weight(message: &SubmitRequest) -> u32 {
+    message.encoded_len().clamp(1, limits::REQUEST_BYTES_MAX) as u32
+}
+
+/// The first stages: what is submitted becomes what may be committed.
+async fn prepare(call: &Call, gates: &Gates, message: SubmitRequest) -> Result<Submit> {
+    let sealed = required(message.sealed_envelope, "sealed_envelope")?;
+    let _core = gates.verifying.acquire().await.map_err(Error::fault)?;
+    let context = &call.context;
+    let now_ms = context.now_ms();
+    let ground = Ground { hub_id: context.config.hub_id.as_str(), state: &*context.state, now_ms };
+    let verified = verify(&*context.state, call.system(), &sealed, PayloadType::Envelope, now_ms)?;
+    admit(ground, call.system(), verified, message.documents)
+}
+
+/// One submission, from its bytes to its receipt.
+async fn submit(
+    call: &Call,
+    gates: &Gates,
+    message: SubmitRequest,
+    room: OwnedSemaphorePermit,
+) -> Result<SubmitResponse> {
+    let result = submit_counted(call, gates, message).await;
+    drop(room);
+    call.context.metrics.submission(match &result {
+        Ok(response) if response.duplicate => Submission::Duplicate,
+        Ok(_) => Submission::Accepted,
+        Err(Error::Refused(refusal)) => Submission::Refused(refusal.reason),
+        Err(Error::Fault(_)) => Submission::Fault,
+    });
+    result
+}
+
+async fn submit_counted(call: &Call, gates: &Gates, message: SubmitRequest) -> Result<SubmitResponse> {
+    let admitted = prepare(call, gates, message).await?;
+    let outcome = call.context.committer.commit(Command::Submit(Box::new(admitted))).await?;
+    let receipt = call.receipt(shown(&outcome)?).await?;
+    Ok(SubmitResponse { receipt: Some(receipt), duplicate: outcome.duplicate })
+}
+
+async fn check(call: &Call, gates: &Gates, message: CheckRequest) -> Result<CheckResponse> {
+    match check_whole(call, gates, message).await {
+        Err(error @ Error::Refused(_)) => {
+            Ok(CheckResponse { refusal: Some(call.refusal(&error)), ..CheckResponse::default() })
+        }
+        result => result,
+    }
+}
+
+async fn check_whole(call: &Call, gates: &Gates, message: CheckRequest) -> Result<CheckResponse> {
+    let message = SubmitRequest { sealed_envelope: message.sealed_envelope, documents: Vec::new() };
+    let admitted = prepare(call, gates, message).await?;
+    let _turn = gates.checking.acquire().await.map_err(Error::fault)?;
+    call.blocking(move |context| {
+        let now_ms = context.now_ms();
+        context.read(|read| {
+            let expansion = machine::check(read, &admitted, now_ms)?;
+            let before = expansion.duplicate_of.and_then(|sequence| query::envelope(read, sequence));
+            let count = before.map_or(expansion.recipients.len() as u32, |row| row.recipient_count);
+            let missing = expansion.missing_documents.iter().map(|sha256| sha256.as_bytes().to_vec().into());
+            Ok(CheckResponse { refusal: None, missing_documents: missing.collect(), recipient_count: count })
+        })
+    })
+    .await
+}
+
+/// Takes submissions as they come while there is room, each worked on beside
+/// the others, and answers each when it is done.
+async fn submit_stream(
+    call: &Call,
+    gates: &Gates,
+    mut inbound: Streaming<SubmitStreamRequest>,
+    out: &mpsc::Sender<std::result::Result<SubmitStreamResponse, Status>>,
+) -> std::result::Result<(), Status> {
+    let _open = call.context.metrics.stream();
+    let unanswered = Arc::new(Semaphore::new(limits::SUBMIT_STREAM_PENDING_MAX));
+    let own_bytes = Arc::new(Semaphore::new(limits::SUBMIT_STREAM_BYTES_MAX));
+    let closed = || Status::internal("a gate was closed");
+    loop {
+        let place = unanswered.clone().acquire_owned().await.map_err(|_| closed())?;
+        let message = tokio::select! {
+            message = inbound.message() => message?,
+            () = out.closed() => return Ok(()),
+            () = call.context.stopping.cancelled() => {
+                drop(place);
+                // what was taken is answered first
+                let all = limits::SUBMIT_STREAM_PENDING_MAX as u32;
+                let _done = unanswered.acquire_many(all).await.map_err(|_| closed())?;
+                let refusal = Refusal::new(Reason::Stopping).retry_after_ms(limits::STOPPING_RETRY_MS);
+                return Err(call.status(&refusal.into()));
+            }
+        };
+        // the answers under way hold the stream open until they are sent
+        let Some(SubmitStreamRequest { tag, submission }) = message else { return Ok(()) };
+        let submission = submission.unwrap_or_default();
+        let weight = weight(&submission);
+        let own = own_bytes.clone().acquire_many_owned(weight).await.map_err(|_| closed())?;
+        let room = gates.bytes.clone().acquire_many_owned(weight).await.map_err(|_| closed())?;
+        let (call, gates, out) = (call.clone(), gates.clone(), out.clone());
+        tokio::spawn(async move {
+            let outcome = match submit(&call, &gates, submission, room).await {
+                Ok(response) => Outcome::Submitted(response),
+                Err(error) => Outcome::Refused(call.refusal(&error)),
+            };
+            drop(own);
+            // a caller that is gone asks again and learns the same
+            let _ = out.send(Ok(SubmitStreamResponse { tag, outcome: Some(outcome) })).await;
+            drop(place);
+        });
+    }
+}

@@ -1,0 +1,128 @@
+//! One document on its way into the vault, in chunks, from where it stands.
+//! What arrived stays when the stream breaks. Speaks of the caller's own
+//! uploads only: never tells that bytes already exist elsewhere.
+
+use axis_proto::{
+    hub::v1::{
+        QueryUploadRequest, QueryUploadResponse, Reason, UploadRequest, UploadResponse, UploadStart,
+        upload_request::Part,
+    },
+    id::Digest,
+    limits::DOCUMENT_BYTES_MAX,
+};
+use bytes::Bytes;
+use tokio::time::timeout;
+use tonic::Streaming;
+
+use super::call::{Call, digest, unreadable};
+use crate::{
+    error::{Error, Refusal, Result},
+    limits::{self, Millis},
+    machine::{Command, query},
+    vault::Upload,
+};
+
+/// How far an upload has come.
+pub(super) async fn standing(call: &Call, request: &QueryUploadRequest) -> Result<QueryUploadResponse> {
+    let sha256 = digest(&request.sha256, "sha256")?;
+    let size = bounded(request.size, "size")?;
+    if let Some(pinned_until_unix_ms) = complete(call, &sha256, size) {
+        return Ok(QueryUploadResponse { committed_bytes: size, complete: true, pinned_until_unix_ms });
+    }
+    let system = call.system().clone();
+    let committed_bytes =
+        call.blocking(move |context| Ok(context.vault.committed(&system, &sha256, size)?)).await?;
+    Ok(QueryUploadResponse { committed_bytes, complete: false, pinned_until_unix_ms: 0 })
+}
+
+/// Takes an upload's chunks until it is complete, or the client stops.
+pub(super) async fn receive(call: &Call, mut inbound: Streaming<UploadRequest>) -> Result<UploadResponse> {
+    let Some(Part::Start(UploadStart { sha256, size, offset })) = next(&mut inbound).await? else {
+        return Err(Error::invalid("start", Reason::FieldInvalid, "must come first"));
+    };
+    let sha256 = digest(&sha256, "start.sha256")?;
+    let size = bounded(size, "start.size")?;
+    if let Some(pinned_until_unix_ms) = complete(call, &sha256, size) {
+        return Ok(UploadResponse { committed_bytes: size, complete: true, pinned_until_unix_ms });
+    }
+    call.context.committer.takes_documents()?;
+    let system = call.system().clone();
+    let mut upload = call.blocking(move |context| context.vault.begin(&system, &sha256, size)).await?;
+    if upload.committed() != offset {
+        let refusal = Refusal::new(Reason::OffsetMismatch)
+            .at("start.offset", Reason::OffsetMismatch, offset)
+            .fact("committed_bytes", upload.committed());
+        return Err(refusal.into());
+    }
+    while upload.committed() < size {
+        match next(&mut inbound).await? {
+            Some(Part::Chunk(chunk)) => upload = append(call, upload, chunk).await?,
+            Some(Part::Start(_)) => {
+                return Err(Error::invalid("start", Reason::FieldInvalid, "may come only once"));
+            }
+            None => {
+                let committed_bytes = call.blocking(move |_| kept(upload)).await?;
+                return Ok(UploadResponse { committed_bytes, complete: false, pinned_until_unix_ms: 0 });
+            }
+        }
+    }
+    finish(call, upload, sha256, size).await
+}
+
+/// The next part. A client that says nothing for too long has said all.
+async fn next(inbound: &mut Streaming<UploadRequest>) -> Result<Option<Part>> {
+    match timeout(limits::UPLOAD_IDLE_TIMEOUT, inbound.message()).await {
+        Err(_) | Ok(Ok(None)) => Ok(None),
+        Ok(Ok(Some(UploadRequest { part: Some(part) }))) => Ok(Some(part)),
+        Ok(Ok(Some(UploadRequest { part: None }))) => {
+            Err(Error::invalid("part", Reason::FieldInvalid, "is missing"))
+        }
+        Ok(Err(status)) => Err(unreadable(&status)),
+    }
+}
+
+async fn append(call: &Call, mut upload: Upload, chunk: Bytes) -> Result<Upload> {
+    if chunk.is_empty() {
+        return Err(Error::invalid("chunk", Reason::FieldInvalid, "is empty"));
+    }
+    call.context.metrics.received(chunk.len());
+    call.blocking(move |_| {
+        upload.append(&chunk)?;
+        Ok(upload)
+    })
+    .await
+}
+
+/// Makes safe what arrived, and says how much it is.
+fn kept(mut upload: Upload) -> Result<u64> {
+    upload.sync()?;
+    Ok(upload.committed())
+}
+
+/// Verifies a whole document, takes it into the vault and records it. Goes on
+/// if the caller stops waiting.
+async fn finish(call: &Call, upload: Upload, sha256: Digest, size: u64) -> Result<UploadResponse> {
+    let call = call.clone();
+    let finishing = tokio::spawn(async move {
+        call.blocking(move |_| upload.finish()).await?;
+        let system = call.system().clone();
+        call.context.committer.commit(Command::Upload { system, sha256, size }).await?;
+        complete(&call, &sha256, size).ok_or_else(|| Error::fault("a recorded upload is not known"))
+    });
+    let pinned_until_unix_ms = finishing.await.map_err(Error::fault)??;
+    Ok(UploadResponse { committed_bytes: size, complete: true, pinned_until_unix_ms })
+}
+
+/// Until when the caller may name a document that is complete.
+fn complete(call: &Call, sha256: &Digest, size: u64) -> Option<Millis> {
+    let row = call.read(|read| query::upload(read, call.system(), sha256))?;
+    let is_complete = row.size == size && call.context.now_ms() < row.pinned_until_unix_ms;
+    is_complete.then_some(row.pinned_until_unix_ms)
+}
+
+fn bounded(size: u64, field: &str) -> Result<u64> {
+    if size > DOCUMENT_BYTES_MAX {
+        return Err(Error::invalid(field, Reason::TooLarge, format!("{size}, at most {DOCUMENT_BYTES_MAX}")));
+    }
+    Ok(size)
+}
