@@ -20,6 +20,7 @@ use axis_proto::{
     reason::Language,
     record::v1::Receipt,
 };
+use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, transport::Channel};
 
 use crate::{
@@ -84,6 +85,8 @@ pub(crate) struct Inner {
     channel: RwLock<Channel>,
     /// Where to run what outlives its caller: answers of dropped deliveries.
     pub runtime: tokio::runtime::Handle,
+    /// Answers of dropped deliveries that are under way.
+    pub answers: TaskTracker,
 }
 
 impl Client {
@@ -105,8 +108,18 @@ impl Client {
             identity: RwLock::new(Arc::new(identity)),
             channel: RwLock::new(channel),
             runtime: tokio::runtime::Handle::current(),
+            answers: TaskTracker::new(),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Waits until deliveries that were dropped have been given back, at most
+    /// so long. Worth calling before a program ends; without it their leases
+    /// lapse.
+    pub async fn drain(&self, at_most: Duration) {
+        self.inner.answers.close();
+        let _ = tokio::time::timeout(at_most, self.inner.answers.wait()).await;
+        self.inner.answers.reopen();
     }
 
     /// This system.

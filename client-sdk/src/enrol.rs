@@ -111,7 +111,8 @@ impl Client {
             answer => answer?,
         };
         let receipt = receipt::required(answer.receipt)?;
-        receipt::verify(&receipt, &identity.log)?;
+        let verified = receipt::verify(&receipt, &identity.log)?;
+        receipt::keep(&inner.home, &receipt, verified.index);
         home::save_tls(&inner.home, &tls_key, &answer.certificate)?;
         if next.is_some() {
             let path = inner.home.signing_key();
@@ -165,7 +166,7 @@ async fn enrol(
     .await?
     .into_inner();
 
-    let (profile, receipt) = checked(&answer, token)?;
+    let (profile, receipt, sequence) = checked(&answer, token)?;
     if let Some(expected) = expected
         && (expected.system_id != profile.system_id || expected.hub_id != profile.hub_id)
     {
@@ -181,11 +182,12 @@ async fn enrol(
     files::write(&home.authority(), authority.as_bytes(), Access::Default)?;
     // the profile last: a home with one is complete
     home::save_profile(home, &profile)?;
+    receipt::keep(home, &receipt, sequence);
     Ok(Enrolled { profile, key_id: signing_key.public().key_id(), receipt })
 }
 
 /// What the hub answered, as far as it can be checked.
-fn checked(answer: &EnrolResponse, token: &EnrolmentToken) -> Result<(Profile, Receipt)> {
+fn checked(answer: &EnrolResponse, token: &EnrolmentToken) -> Result<(Profile, Receipt, u64)> {
     let bad = |detail: &str| Verification::new("hub", detail);
     if tls::key_sha256(&answer.authority_certificate) != Some(token.authority_key_sha256) {
         return Err(bad("its certificate authority is not the one that the token names").into());
@@ -193,7 +195,7 @@ fn checked(answer: &EnrolResponse, token: &EnrolmentToken) -> Result<(Profile, R
     let log = CheckpointVerifier::parse(&answer.log_verifier_key)
         .map_err(|error| bad(&format!("its log key cannot be read: {error}")))?;
     let receipt = receipt::required(answer.receipt.clone())?;
-    receipt::verify(&receipt, &log)?;
+    let sequence = receipt::verify(&receipt, &log)?.index;
     let id = |error: axis_proto::id::IdError| bad(&format!("it answers with an id that is none: {error}"));
     let profile = Profile {
         system_id: answer.system_id.parse().map_err(id)?,
@@ -203,7 +205,7 @@ fn checked(answer: &EnrolResponse, token: &EnrolmentToken) -> Result<(Profile, R
         authority_key_sha256: token.authority_key_sha256,
         agencies: codes(&answer.agencies)?,
     };
-    Ok((profile, receipt))
+    Ok((profile, receipt, sequence))
 }
 
 fn codes(agencies: &[String]) -> Result<Vec<AgencyCode>> {

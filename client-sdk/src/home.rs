@@ -72,6 +72,11 @@ impl Home {
         self.0.join("feed.json")
     }
 
+    /// Receipts of everything that this side did.
+    pub fn receipts(&self) -> PathBuf {
+        self.0.join("receipts")
+    }
+
     /// Envelopes on their way.
     pub fn outbox(&self) -> PathBuf {
         self.0.join("outbox")
@@ -104,6 +109,13 @@ pub struct Profile {
     pub authority_key_sha256: Digest,
     /// The agencies served when this home was enrolled or renewed.
     pub agencies: Vec<AgencyCode>,
+}
+
+impl Profile {
+    /// The profile of a home, if it is enrolled.
+    pub fn load(home: impl AsRef<Path>) -> Result<Option<Self>> {
+        load_profile(&Home::at(home.as_ref()))
+    }
 }
 
 /// Who this side is: profile, keys and certificate.

@@ -31,5 +31,5 @@ pub use feed::{Feed, FeedItem, FeedOptions};
 pub use home::Profile;
 pub use names::safe as safe_file_name;
 pub use progress::{Progress, Step, Watch, quiet};
-pub use receive::{Deliveries, MailboxNumbers, ReceiveOptions, Received, ReceivedDocument, Settled};
+pub use receive::{Deliveries, MailboxNumbers, ReceiveOptions, Received, ReceivedDocument, Saved, Settled};
 pub use send::{Outgoing, OutgoingFile, Sent, Source};

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::{Error, Result, Verification},
     files::{self, Access},
+    home::Home,
 };
 
 /// The file form of a receipt.
@@ -86,6 +87,18 @@ pub fn save(receipt: &Receipt, sequence: u64, folder: &Path) -> Result<String> {
     let name = format!("{sequence}.receipt.json");
     files::write(&folder.join(&name), to_json(receipt).as_bytes(), Access::Default)?;
     Ok(name)
+}
+
+/// Keeps a receipt among those of a home. Losing one costs little: the hub
+/// gives the same bytes again.
+pub(crate) fn keep(home: &Home, receipt: &Receipt, sequence: u64) {
+    let folder = home.receipts();
+    let path = folder.join(format!("{sequence}.receipt.json"));
+    let kept =
+        files::make_directory(&folder).and_then(|()| files::write_lazily(&path, to_json(receipt).as_bytes()));
+    if let Err(error) = kept {
+        tracing::warn!(%error, sequence, "a receipt was not kept");
+    }
 }
 
 /// The receipt that an answer must carry.

@@ -121,11 +121,12 @@ impl Drop for Lease {
         if !self.answered {
             // best effort: if it fails, the lease lapses
             let (inner, delivery_id, attempt) = (self.inner.clone(), self.delivery_id, self.attempt);
-            self.inner.runtime.spawn(async move {
+            let answer = async move {
                 if let Err(error) = nack_once(&inner, delivery_id, attempt, None).await {
                     tracing::debug!(%delivery_id, %error, "dropped delivery was not given back");
                 }
-            });
+            };
+            self.inner.answers.spawn_on(answer, &self.inner.runtime);
         }
     }
 }

@@ -4,6 +4,7 @@
 mod document;
 mod lease;
 mod received;
+mod save;
 
 use std::{
     ops::RangeInclusive,
@@ -26,6 +27,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 pub use document::ReceivedDocument;
 pub use received::{Received, Settled};
+pub use save::Saved;
 
 use crate::{
     client::{Client, Inner},

@@ -1,7 +1,7 @@
 //! A delivery that has been verified: who sent it, that it is whole, and that
 //! the hub's record says so. Answer it once; what is dropped comes again.
 
-use std::{path::Path, path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axis_proto::{
     envelope::v1::{
@@ -22,8 +22,6 @@ use super::{document::ReceivedDocument, lease::Lease};
 use crate::{
     client::{Inner, now_unix_ms},
     error::{Error, Refused, Result, Verification},
-    names::Taken,
-    progress::Watch,
     receipt,
 };
 
@@ -60,6 +58,7 @@ pub(super) struct Verified {
     key_ids: Vec<KeyId>,
     mailbox_sequence: u64,
     accepted_sequence: u64,
+    leased_sequence: u64,
     receipt: Receipt,
     documents: Vec<ReceivedDocument>,
 }
@@ -144,6 +143,11 @@ impl Received {
         self.verified.accepted_sequence
     }
 
+    /// Sequence of the Leased record.
+    pub fn leased_sequence(&self) -> u64 {
+        self.verified.leased_sequence
+    }
+
     /// The Leased record with its proof, verified.
     pub fn receipt(&self) -> &Receipt {
         &self.verified.receipt
@@ -153,24 +157,6 @@ impl Received {
     /// may be offered elsewhere; an acknowledgement is still taken.
     pub fn is_leased(&self) -> bool {
         self.lease.is_current()
-    }
-
-    /// Writes every file into a folder under a safe name, durably; their
-    /// paths, in the order of the manifest. `kept` names files that are ours.
-    pub async fn save_documents(
-        &self,
-        folder: &Path,
-        kept: &[&str],
-        watch: Watch<'_>,
-    ) -> Result<Vec<PathBuf>> {
-        let mut taken = Taken::with(kept);
-        let mut paths = Vec::with_capacity(self.documents().len());
-        for document in self.documents() {
-            let path = folder.join(taken.place(document.name()));
-            document.save(&path, watch).await?;
-            paths.push(path);
-        }
-        Ok(paths)
     }
 
     /// Says, signed and for good, that we hold it. Call it once everything is
@@ -272,6 +258,7 @@ impl Received {
         if !verified.record.event.as_ref().is_some_and(fits) {
             return Err(Verification::new("receipt", "its record says something else").into());
         }
+        receipt::keep(&self.inner.home, &found, verified.record.sequence);
         Ok(Settled { sequence: verified.record.sequence, receipt: found, duplicate, late })
     }
 }
@@ -366,6 +353,7 @@ pub(super) fn verify(inner: &Arc<Inner>, delivery_id: DeliveryId, delivery: Deli
         key_ids: opened.key_ids,
         mailbox_sequence: delivery.mailbox_sequence,
         accepted_sequence: delivery.accepted_sequence,
+        leased_sequence: record.sequence,
         receipt: found,
         documents,
         sender,

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use axis_proto::{
     envelope::v1::{Document, DocumentBody, envelope::Body},
     hub::v1::{CheckRequest, Reason, Remedy, SubmitRequest, SubmitResponse},
-    id::{Digest, EnvelopeId},
+    id::{AgencyCode, Digest, EnvelopeId},
     limits::{INLINE_BYTES_MAX, INLINE_DOCUMENT_BYTES_MAX, PAYLOAD_BYTES_MAX},
     record::v1::{Receipt, record::Event},
     seal::{self, PayloadType},
@@ -40,6 +40,8 @@ use crate::{
 pub struct Sent {
     /// Its id.
     pub envelope_id: EnvelopeId,
+    /// Its author.
+    pub sender: AgencyCode,
     /// SHA-256(PAE) of it: its identity everywhere.
     pub envelope_digest: Digest,
     /// Sequence of its Accepted record.
@@ -108,9 +110,8 @@ fn already_sent(inner: &Inner, envelope_id: &EnvelopeId) -> Result<Option<Sent>>
 /// Reads the files, seals the envelope and keeps both.
 async fn seal_into_outbox(inner: &Inner, outgoing: Outgoing, watch: Watch<'_>) -> Result<Entry> {
     let identity = inner.identity();
-    let envelope_id = outgoing.envelope_id.clone().unwrap_or_else(EnvelopeId::new_v7);
-    let mut envelope =
-        outgoing.header(envelope_id.clone(), identity.profile.hub_id.to_string(), now_unix_ms());
+    let envelope_id = outgoing.envelope_id.unwrap_or_else(EnvelopeId::new_v7);
+    let mut envelope = outgoing.header(envelope_id, identity.profile.hub_id.to_string(), now_unix_ms());
     let sender = outgoing.from.clone();
 
     let draft = Draft::begin(&inner.home)?;
@@ -229,7 +230,7 @@ async fn read_through(
 
 /// Hands an entry over and moves it where it belongs.
 async fn hand_over(inner: &Inner, entry: Entry, watch: Watch<'_>) -> Result<Sent> {
-    let envelope_id = entry.plan.envelope_id.clone();
+    let envelope_id = entry.plan.envelope_id;
     let outcome = match entry.receipt() {
         // accepted before a crash, only not moved
         Ok(Some(receipt)) => checked(inner, &entry.plan, receipt, true),
@@ -239,6 +240,7 @@ async fn hand_over(inner: &Inner, entry: Entry, watch: Watch<'_>) -> Result<Sent
     match outcome {
         Ok(sent) => {
             let (receipt, sequence) = (sent.receipt.clone(), sent.sequence);
+            receipt::keep(&inner.home, &receipt, sequence);
             blocking(move || entry.sent(&receipt, sequence)).await?;
             Ok(sent)
         }
@@ -336,7 +338,8 @@ fn checked(inner: &Inner, plan: &Plan, receipt: Receipt, duplicate: bool) -> Res
         return Err(Verification::new("receipt", "it is for another envelope").into());
     }
     Ok(Sent {
-        envelope_id: plan.envelope_id.clone(),
+        envelope_id: plan.envelope_id,
+        sender: plan.sender.clone(),
         envelope_digest: plan.envelope_digest,
         sequence: verified.record.sequence,
         receipt,

@@ -289,7 +289,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let home = Home::at(home.path());
         let first = entry(&home);
-        let (id, sealed, plan) = (first.plan.envelope_id.clone(), first.sealed.clone(), first.plan.clone());
+        let (id, sealed, plan) = (first.plan.envelope_id, first.sealed.clone(), first.plan.clone());
         assert!(Entry::open(&home, &id).unwrap().is_none(), "somebody is sending it");
         drop(first);
         let again = Entry::open(&home, &id).unwrap().unwrap();
@@ -318,7 +318,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let home = Home::at(home.path());
         let entry = entry(&home);
-        let id = entry.plan.envelope_id.clone();
+        let id = entry.plan.envelope_id;
         let receipt = Receipt { proof: "proof".into(), ..Receipt::default() };
         assert!(entry.receipt().unwrap().is_none());
         entry.sent(&receipt, 12).unwrap();
@@ -335,7 +335,7 @@ mod tests {
         let entry = entry(&home);
         let receipt = Receipt { proof: "proof".into(), ..Receipt::default() };
         receipt::save(&receipt, 12, &entry.folder).unwrap();
-        let id = entry.plan.envelope_id.clone();
+        let id = entry.plan.envelope_id;
         drop(entry);
         assert_eq!(Entry::open(&home, &id).unwrap().unwrap().receipt().unwrap(), Some(receipt));
     }
