@@ -421,3 +421,6 @@ async fn record_snapshots(ctx: Arc<Context>, state: Arc<SledState>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@
 //! The only module that knows tonic; decides nothing itself.
 
 pub mod access;
+pub mod admin;
 mod call;
 pub mod directory;
 pub mod enrolment;
@@ -23,8 +24,10 @@ use tokio::{
     net::{TcpListener, UnixListener},
     task::JoinHandle,
 };
+use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, service::Routes};
+use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     authenticate::Caller,
@@ -147,7 +150,7 @@ pub fn serve(
     ctx: &Arc<Context>,
     systems: TcpListener,
     enrolment: TcpListener,
-    _operators: UnixListener,
+    operators: UnixListener,
 ) -> Result<Vec<Serving>> {
     let authority = &ctx.identity.authority;
     let (server, _) = Server::current(&ctx.config, authority, ctx.now_ms())?;
@@ -162,6 +165,7 @@ pub fn serve(
     };
     let of_systems = accept(tls::systems_config(certificate.clone(), authorities, &ctx.clock)?).run(systems);
     let of_enrolment = accept(tls::enrolment_config(certificate.clone(), &ctx.clock)?).run(enrolment);
+    let of_operators = UnixListenerStream::new(operators);
     tokio::spawn(renew(ctx.clone(), certificate));
 
     let for_systems = listener::server()
@@ -171,9 +175,13 @@ pub fn serve(
     let for_enrolment = listener::server()
         .add_service(enrolment::enrolment_service(ctx.clone()))
         .serve_with_incoming_shutdown(of_enrolment, ctx.stopping.clone().cancelled_owned());
+    let for_operators = listener::server()
+        .add_service(admin::service(ctx.clone()))
+        .serve_with_incoming_shutdown(of_operators, ctx.stopping.clone().cancelled_owned());
     Ok(vec![
         ("systems", serving(ctx, "systems", for_systems)),
         ("enrolment", serving(ctx, "enrolment", for_enrolment)),
+        ("operators", serving(ctx, "operators", for_operators)),
     ])
 }
 
@@ -219,19 +227,23 @@ fn serving(
     })
 }
 
-/// The health service says what readiness says.
-async fn report_health(ctx: Arc<Context>, reporter: tonic_health::server::HealthReporter) {
+/// The health service says what readiness says, and its watchers are let go
+/// when the hub stops.
+async fn report_health(ctx: Arc<Context>, mut reporter: HealthReporter) {
     let mut health = ctx.readiness.watch();
     loop {
         let status = match health.borrow_and_update().is_ready() {
-            true => tonic_health::ServingStatus::Serving,
-            false => tonic_health::ServingStatus::NotServing,
+            true => ServingStatus::Serving,
+            false => ServingStatus::NotServing,
         };
         reporter.set_service_status("", status).await;
-        if health.changed().await.is_err() {
-            return;
+        tokio::select! {
+            () = ctx.stopping.cancelled() => break,
+            _ = health.changed() => {}
         }
     }
+    reporter.set_service_status("", ServingStatus::NotServing).await;
+    reporter.clear_service_status("").await;
 }
 
 /// Renews the server's certificate before it ends.

@@ -1,0 +1,329 @@
+//! A hub on ports of its own, met over TLS.
+
+use std::{net::SocketAddr, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, time::Duration};
+
+use axis_proto::{
+    admin::v1::{
+        AddSystemRequest, GetStatusRequest, IssueTokenRequest, ListSystemsRequest, RevokeCertificateRequest,
+        SetSystemStateRequest, admin_service_client::AdminServiceClient,
+    },
+    hub::v1::{
+        EnrolRequest, EnrolResponse, RenewRequest, RevokeSigningKeyRequest,
+        enrolment_service_client::EnrolmentServiceClient, identity_service_client::IdentityServiceClient,
+    },
+    id::Digest,
+    key::SigningKey,
+    note::CheckpointVerifier,
+    receipt,
+    record::v1::SystemState,
+    token::{EnrolmentToken, enrol_proof_message, renew_proof_message},
+};
+use bytes::Bytes;
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, RootCertStore, version::TLS13};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tonic::{Code, Status, transport::Channel};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_types::StatusExt as _;
+
+use super::*;
+use crate::{
+    config::Listen,
+    identity::{InitOptions, init},
+    wire::tls::crypto_provider,
+};
+
+fn make(dir: &Path) -> Config {
+    let free: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let mut options = InitOptions::new("axis.example".parse().unwrap());
+    options.listen = Listen { systems: free, enrolment: free, operators: free };
+    init(dir, &options, &Clock::system()).unwrap().config
+}
+
+/// A system's side of TLS.
+fn client_config(
+    authority: &CertificateDer<'static>,
+    identity: Option<(CertificateDer<'static>, PrivateKeyDer<'static>)>,
+) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.clone()).unwrap();
+    let builder = ClientConfig::builder_with_provider(crypto_provider())
+        .with_protocol_versions(&[&TLS13])
+        .unwrap()
+        .with_root_certificates(roots);
+    let mut config = match identity {
+        Some((certificate, key)) => builder.with_client_auth_cert(vec![certificate], key).unwrap(),
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Arc::new(config)
+}
+
+async fn connect(address: SocketAddr, config: Arc<ClientConfig>) -> Result<Channel, tonic::transport::Error> {
+    let connector = tower::service_fn(move |_| {
+        let config = config.clone();
+        async move {
+            let tcp = TcpStream::connect(address).await?;
+            let name = ServerName::try_from("localhost").expect("a constant that is a name");
+            TlsConnector::from(config).connect(name, tcp).await.map(TokioIo::new)
+        }
+    });
+    tonic::transport::Endpoint::from_static("http://localhost").connect_with_connector(connector).await
+}
+
+async fn admin(config: &Config) -> AdminServiceClient<Channel> {
+    let path = config.admin_socket();
+    let connector = tower::service_fn(move |_| {
+        let path = path.clone();
+        async move { UnixStream::connect(path).await.map(TokioIo::new) }
+    });
+    let endpoint = tonic::transport::Endpoint::from_static("http://localhost");
+    AdminServiceClient::new(endpoint.connect_with_connector(connector).await.unwrap())
+}
+
+/// What a system keeps.
+struct Enrolled {
+    authority: CertificateDer<'static>,
+    certificate: CertificateDer<'static>,
+    key: PrivateKeyDer<'static>,
+    signing: SigningKey,
+    response: EnrolResponse,
+}
+
+impl Enrolled {
+    fn config(&self) -> Arc<ClientConfig> {
+        client_config(&self.authority, Some((self.certificate.clone(), self.key.clone_key())))
+    }
+}
+
+async fn enrol(hub: &Hub, token: &str) -> Result<Enrolled, Status> {
+    let token: EnrolmentToken = token.parse().unwrap();
+    let authority = hub.context().identity.authority.certificate().clone();
+    let config = client_config(&authority, None);
+    let channel = connect(token.address.parse().unwrap(), config).await.unwrap();
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let params = rcgen::CertificateParams::default();
+    let request = params.serialize_request(&key).unwrap().der().to_vec();
+    let signing = SigningKey::generate();
+    let proof = signing.sign(&enrol_proof_message(&token.secret, &request));
+    let response = EnrolmentServiceClient::new(channel)
+        .enrol(EnrolRequest {
+            token_secret: Bytes::copy_from_slice(&token.secret),
+            certificate_request: request.into(),
+            signing_public_key: Bytes::copy_from_slice(&signing.public().0),
+            signing_key_proof: Bytes::copy_from_slice(&proof),
+        })
+        .await?
+        .into_inner();
+    Ok(Enrolled {
+        authority: response.authority_certificate.to_vec().into(),
+        certificate: response.certificate.to_vec().into(),
+        key: PrivateKeyDer::Pkcs8(key.serialize_der().into()),
+        signing,
+        response,
+    })
+}
+
+async fn check_health(channel: &Channel) -> Result<i32, Status> {
+    let request = HealthCheckRequest { service: String::new() };
+    Ok(HealthClient::new(channel.clone()).check(request).await?.into_inner().status)
+}
+
+fn reason(status: &Status) -> String {
+    status.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default()
+}
+
+async fn add_vpcp(config: &Config) -> String {
+    let request =
+        AddSystemRequest { system_id: "vpcp".to_owned(), name: "Văn phòng".to_owned(), agencies: vec![] };
+    admin(config).await.add_system(request).await.unwrap().into_inner().token
+}
+
+/// Opens a stream, to see it end.
+async fn watch(channel: &Channel) -> tonic::Streaming<tonic_health::pb::HealthCheckResponse> {
+    let request = HealthCheckRequest { service: String::new() };
+    let mut stream = HealthClient::new(channel.clone()).watch(request).await.unwrap().into_inner();
+    assert!(stream.message().await.unwrap().is_some());
+    stream
+}
+
+/// An open stream ends as a connection does that is cut.
+async fn ends(mut stream: tonic::Streaming<tonic_health::pb::HealthCheckResponse>) {
+    let next = tokio::time::timeout(Duration::from_secs(10), stream.message()).await;
+    assert!(next.expect("the stream is cut").is_err());
+}
+
+fn hub_gone(answer: Result<i32, Status>) -> bool {
+    answer.is_err_and(|status| reason(&status).is_empty())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_system_enrols_once_and_is_known_from_then_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = make(&dir.path().join("hub"));
+    let hub = Hub::start(config.clone(), Clock::system()).await.unwrap();
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&config.admin_socket()), 0o600);
+    let addresses = std::fs::read_to_string(config.addresses_file()).unwrap();
+    assert!(addresses.contains(&hub.addresses().systems.to_string()), "{addresses}");
+
+    let token = add_vpcp(&config).await;
+    let vpcp = enrol(&hub, &token).await.unwrap();
+    assert_eq!(vpcp.response.system_id, "vpcp");
+    assert_eq!(vpcp.response.hub_address, hub.addresses().systems.to_string());
+    let verifier = CheckpointVerifier::parse(&vpcp.response.log_verifier_key).unwrap();
+    receipt::verify(vpcp.response.receipt.as_ref().unwrap(), &verifier).unwrap();
+
+    let again = enrol(&hub, &token).await.err().unwrap();
+    assert_eq!((again.code(), reason(&again).as_str()), (Code::Unauthenticated, "TOKEN_INVALID"));
+
+    let channel = connect(hub.addresses().systems, vpcp.config()).await.unwrap();
+    assert_eq!(check_health(&channel).await.unwrap(), 1, "serving");
+    let systems =
+        admin(&config).await.list_systems(ListSystemsRequest {}).await.unwrap().into_inner().systems;
+    assert_eq!(systems[0].certificates.len(), 1);
+    assert!(systems[0].last_seen_unix_ms > 0);
+    let status = admin(&config).await.get_status(GetStatusRequest {}).await.unwrap().into_inner();
+    assert!(status.ready && status.connections == 1, "{status:?}");
+
+    let second = Hub::start(config.clone(), Clock::system()).await.err().unwrap();
+    assert!(second.to_string().contains("lock"), "{second}");
+    assert_eq!(hub.stop().await, Vec::<String>::new());
+    assert!(!config.admin_socket().exists() && !config.addresses_file().exists());
+
+    let hub = Hub::start(config.clone(), Clock::system()).await.unwrap();
+    let channel = connect(hub.addresses().systems, vpcp.config()).await.unwrap();
+    assert_eq!(check_health(&channel).await.unwrap(), 1, "still known");
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_shows_no_certificate_gets_no_further_than_the_handshake() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = make(&dir.path().join("hub"));
+    let hub = Hub::start(config, Clock::system()).await.unwrap();
+    let authority = hub.context().identity.authority.certificate().clone();
+    let refused = async |config| match connect(hub.addresses().systems, config).await {
+        Err(_) => true,
+        // in TLS 1.3 the client learns of it with its first call
+        Ok(channel) => hub_gone(check_health(&channel).await),
+    };
+    assert!(refused(client_config(&authority, None)).await);
+
+    // a certificate of another authority
+    let (other, _) = crate::identity::Authority::generate(&"axis.example".parse().unwrap(), now()).unwrap();
+    let foreign = certified(&other);
+    assert!(refused(client_config(&authority, Some(foreign))).await);
+    assert_eq!(hub.context().connections.count(), 0);
+
+    // one of ours that nobody registered
+    let stray = certified(&hub.context().identity.authority);
+    let channel = connect(hub.addresses().systems, client_config(&authority, Some(stray))).await.unwrap();
+    let status = check_health(&channel).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unauthenticated, "NOT_AUTHENTICATED"));
+
+    // and the old protocol
+    let mut old = ClientConfig::clone(&client_config(&authority, None));
+    old.alpn_protocols = vec![b"http/1.1".to_vec()];
+    assert!(refused(Arc::new(old)).await);
+    hub.stop().await;
+}
+
+fn now() -> u64 {
+    Clock::system().now_ms()
+}
+
+fn certified(authority: &crate::identity::Authority) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let request = rcgen::CertificateParams::default().serialize_request(&key).unwrap();
+    let request = crate::identity::CertificateRequest::parse(request.der()).unwrap();
+    let issued = authority.certify_system(&request, &"vpcp".parse().unwrap(), now(), 30).unwrap();
+    (issued.der, PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn suspension_and_revocation_reach_open_connections() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = make(&dir.path().join("hub"));
+    let hub = Hub::start(config.clone(), Clock::system()).await.unwrap();
+    let vpcp = enrol(&hub, &add_vpcp(&config).await).await.unwrap();
+    let systems = hub.addresses().systems;
+    let mut operators = admin(&config).await;
+    let mut set = async |state: SystemState| {
+        let (system_id, remark) = ("vpcp".to_owned(), "a test".to_owned());
+        operators.set_system_state(SetSystemStateRequest { system_id, state: state.into(), remark }).await
+    };
+
+    let channel = connect(systems, vpcp.config()).await.unwrap();
+    let stream = watch(&channel).await;
+    set(SystemState::Suspended).await.unwrap();
+    ends(stream).await;
+    let channel = connect(systems, vpcp.config()).await.unwrap();
+    let status = check_health(&channel).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::PermissionDenied, "SUSPENDED"));
+    set(SystemState::Active).await.unwrap();
+    let channel = connect(systems, vpcp.config()).await.unwrap();
+    let stream = watch(&channel).await;
+
+    let fingerprint = Digest::of(&vpcp.certificate);
+    let revoke = |remark: &str| RevokeCertificateRequest {
+        fingerprint: Bytes::copy_from_slice(fingerprint.as_bytes()),
+        remark: remark.to_owned(),
+    };
+    let status = operators.revoke_certificate(revoke("")).await.unwrap_err();
+    assert_eq!(reason(&status), "FIELD_INVALID", "an operator says why");
+    operators.revoke_certificate(revoke("lost")).await.unwrap();
+    ends(stream).await;
+    let channel = connect(systems, vpcp.config()).await.unwrap();
+    let status = check_health(&channel).await.unwrap_err();
+    assert_eq!(reason(&status), "NOT_AUTHENTICATED");
+
+    // a further token brings it back
+    let request = IssueTokenRequest { system_id: "vpcp".to_owned() };
+    let token = operators.issue_token(request).await.unwrap().into_inner().token;
+    let anew = enrol(&hub, &token).await.unwrap();
+    let channel = connect(systems, anew.config()).await.unwrap();
+    let mut stream = watch(&channel).await;
+    assert_eq!(hub.stop().await, Vec::<String>::new(), "streams end by themselves");
+    while let Ok(Some(_)) = stream.message().await {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_system_renews_its_own_identity() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = make(&dir.path().join("hub"));
+    let hub = Hub::start(config.clone(), Clock::system()).await.unwrap();
+    let vpcp = enrol(&hub, &add_vpcp(&config).await).await.unwrap();
+    let channel = connect(hub.addresses().systems, vpcp.config()).await.unwrap();
+    let mut identity = IdentityServiceClient::new(channel);
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let request = rcgen::CertificateParams::default().serialize_request(&key).unwrap().der().to_vec();
+    let next = SigningKey::generate();
+    let proof = next.sign(&renew_proof_message(&"vpcp".parse().unwrap(), &request));
+    let renew = RenewRequest {
+        certificate_request: request.into(),
+        signing_public_key: Bytes::copy_from_slice(&next.public().0),
+        signing_key_proof: Bytes::copy_from_slice(&proof),
+    };
+    let renewed = identity.renew(renew.clone()).await.unwrap().into_inner();
+    assert_eq!(identity.renew(renew).await.unwrap_err().code(), Code::InvalidArgument, "two keys at most");
+    assert!(identity.renew(RenewRequest::default()).await.is_err(), "nothing asked for");
+
+    // the new certificate works beside the old one, and each key ends alone
+    let renewed = Enrolled {
+        certificate: renewed.certificate.to_vec().into(),
+        key: PrivateKeyDer::Pkcs8(key.serialize_der().into()),
+        ..vpcp
+    };
+    let channel = connect(hub.addresses().systems, renewed.config()).await.unwrap();
+    let mut identity = IdentityServiceClient::new(channel);
+    let revoke = |key: &SigningKey| RevokeSigningKeyRequest {
+        key_id: Bytes::copy_from_slice(key.public().key_id().as_bytes()),
+    };
+    identity.revoke_signing_key(revoke(&renewed.signing)).await.unwrap();
+    let status = identity.revoke_signing_key(revoke(&SigningKey::generate())).await.unwrap_err();
+    assert_eq!(reason(&status), "NOT_FOUND");
+    hub.stop().await;
+}
