@@ -4,8 +4,9 @@ use std::{net::SocketAddr, os::unix::fs::PermissionsExt as _, path::Path, sync::
 
 use axis_proto::{
     admin::v1::{
-        AddSystemRequest, GetStatusRequest, IssueTokenRequest, ListSystemsRequest, RevokeCertificateRequest,
-        SetSystemStateRequest, admin_service_client::AdminServiceClient,
+        AddSystemRequest, GetStatusRequest, IssueTokenRequest, ListSystemsRequest,
+        RegisterCertificateRequest, RevokeCertificateRequest, SetSystemStateRequest,
+        admin_service_client::AdminServiceClient,
     },
     hub::v1::{
         EnrolRequest, EnrolResponse, RenewRequest, RevokeSigningKeyRequest,
@@ -288,6 +289,33 @@ async fn suspension_and_revocation_reach_open_connections() {
     let mut stream = watch(&channel).await;
     assert_eq!(hub.stop().await, Vec::<String>::new(), "streams end by themselves");
     while let Ok(Some(_)) = stream.message().await {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_further_authority_is_trusted_for_what_is_registered() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = make(&dir.path().join("hub"));
+    let (other, _) = crate::identity::Authority::generate(&"other.example".parse().unwrap(), now()).unwrap();
+    let text = crate::identity::pem("CERTIFICATE", other.certificate());
+    std::fs::write(config.dir.join("other.crt"), text).unwrap();
+    config.tls.trusted_authorities.push("other.crt".into());
+    let hub = Hub::start(config.clone(), Clock::system()).await.unwrap();
+    add_vpcp(&config).await;
+
+    let foreign = certified(&other);
+    let certificate = Bytes::copy_from_slice(&foreign.0);
+    let authority = hub.context().identity.authority.certificate().clone();
+    let tls = client_config(&authority, Some(foreign));
+    let channel = connect(hub.addresses().systems, tls.clone()).await.unwrap();
+    assert_eq!(reason(&check_health(&channel).await.unwrap_err()), "NOT_AUTHENTICATED");
+    let (system_id, remark) = ("vpcp".to_owned(), String::new());
+    let request = RegisterCertificateRequest { system_id, certificate, remark };
+    admin(&config).await.register_certificate(request.clone()).await.unwrap();
+    let channel = connect(hub.addresses().systems, tls).await.unwrap();
+    check_health(&channel).await.unwrap();
+    let again = admin(&config).await.register_certificate(request).await.unwrap_err();
+    assert_eq!(reason(&again), "ALREADY_EXISTS");
+    hub.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,9 @@ use std::time::Duration;
 use axis_proto::{
     hub::v1::Reason,
     id::{Digest, HubId, SystemId},
+    record::v1::Certificate,
 };
+use bytes::Bytes;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, PublicKeyData as _, SerialNumber, SubjectPublicKeyInfo,
@@ -22,6 +24,8 @@ use crate::{
 
 /// Most bytes of a certificate signing request.
 pub const CERTIFICATE_REQUEST_BYTES_MAX: usize = 4_096;
+/// Most bytes of a certificate.
+const CERTIFICATE_BYTES_MAX: usize = 16_384;
 /// How long the authority itself lasts: longer than the hub's machine.
 const AUTHORITY_DAYS: u32 = 20 * 365;
 /// How long the server's certificate lasts; it is renewed by the hub itself.
@@ -168,6 +172,30 @@ impl CertificateRequest {
     }
 }
 
+/// A certificate of another authority, as the directory registers it for a
+/// system. Whether that authority is trusted shows when it calls.
+pub fn registered(der: &[u8], system: &SystemId) -> Result<Certificate> {
+    if der.len() > CERTIFICATE_BYTES_MAX {
+        return Err(Error::invalid("certificate", Reason::TooLarge, der.len()));
+    }
+    let refuse = |detail: &str| Error::invalid("certificate", Reason::FieldInvalid, detail);
+    let (rest, parsed) =
+        x509_parser::parse_x509_certificate(der).map_err(|_| refuse("not an X.509 certificate in DER"))?;
+    if !rest.is_empty() {
+        return Err(refuse("bytes after the certificate"));
+    }
+    if parsed.is_ca() {
+        return Err(refuse("a certificate authority's, not a system's"));
+    }
+    Ok(Certificate {
+        fingerprint: Bytes::copy_from_slice(Digest::of(der).as_bytes()),
+        system: system.to_string(),
+        valid_from_unix_ms: millis(parsed.validity().not_before.timestamp()),
+        valid_until_unix_ms: millis(parsed.validity().not_after.timestamp()),
+        revoked_unix_ms: 0,
+    })
+}
+
 /// What all our certificates have in common. They begin a little in the past,
 /// by what clocks may differ.
 fn params(
@@ -259,6 +287,22 @@ mod tests {
         let place = forged.windows(13).position(|window| window == b"somebody else").unwrap();
         forged[place] = b'S';
         refused(&forged, "SIGNATURE_INVALID");
+    }
+
+    #[test]
+    fn a_foreign_certificate_is_read_before_it_is_registered() {
+        let authority = authority();
+        let asked = CertificateRequest::parse(&request(&rcgen::PKCS_ECDSA_P256_SHA256)).unwrap();
+        let system: SystemId = "vpcp".parse().unwrap();
+        let issued = authority.certify_system(&asked, &system, NOW, 30).unwrap();
+        let certificate = registered(&issued.der, &system).unwrap();
+        assert_eq!(certificate.fingerprint, issued.fingerprint.as_bytes().as_slice());
+        assert_eq!(certificate.valid_until_unix_ms, issued.valid_until_ms);
+        for bad in
+            [&b"nothing"[..], authority.certificate(), &[&issued.der[..], b"\0"].concat(), &[0; 20_000]]
+        {
+            assert!(registered(bad, &system).is_err());
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use std::path::Path;
 
 use axis_proto::{id::Digest, key::SigningKey, token::EnrolmentToken};
 
-pub use authority::{Authority, CertificateRequest, Issued};
+pub use authority::{Authority, CertificateRequest, Issued, registered};
 pub use init::{InitError, InitOptions, Initialised, init};
 pub use server::{Server, trusted_authorities};
 

@@ -110,6 +110,9 @@ impl<'a> Batch<'a> {
             Command::RevokeSigningKey { key_id, only_of, actor, remark } => {
                 directory::revoke_signing_key(self, key_id, only_of.as_ref(), actor, remark)
             }
+            Command::RegisterCertificate { certificate, actor, remark } => {
+                directory::register_certificate(self, certificate, actor, remark)
+            }
             Command::RevokeCertificate { fingerprint, actor, remark } => {
                 directory::revoke_certificate(self, fingerprint, actor, remark)
             }

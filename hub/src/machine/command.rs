@@ -50,6 +50,8 @@ pub enum Command {
     SetSystemState { system: SystemId, state: SystemState, actor: String, remark: String },
     /// Revoke a key; `only_of` restricts a system to its own.
     RevokeSigningKey { key_id: KeyId, only_of: Option<SystemId>, actor: String, remark: String },
+    /// A certificate of another authority, for one system.
+    RegisterCertificate { certificate: Certificate, actor: String, remark: String },
     /// Revoke a certificate.
     RevokeCertificate { fingerprint: Digest, actor: String, remark: String },
     /// A parked delivery goes back into the queue.

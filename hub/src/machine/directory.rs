@@ -329,6 +329,28 @@ pub(super) fn revoke_signing_key(
     Ok(recorded(changed(batch, values, actor, None, remark)?))
 }
 
+/// A certificate of another authority becomes one of a system's. It belongs
+/// to that system for ever.
+pub(super) fn register_certificate(
+    batch: &mut Batch<'_>,
+    certificate: &Certificate,
+    actor: &str,
+    remark: &str,
+) -> Result<Outcome> {
+    let system: SystemId = certificate
+        .system
+        .parse()
+        .map_err(|error| Error::invalid("system_id", Reason::FieldInvalid, error))?;
+    existing(batch, &system)?;
+    let fingerprint = Digest::from_slice(&certificate.fingerprint)
+        .map_err(|error| Error::invalid("certificate", Reason::FieldInvalid, error))?;
+    if let Some(held) = query::certificate(&batch.draft, &fingerprint) {
+        return Err(Error::invalid("certificate", Reason::AlreadyExists, held.system));
+    }
+    let values = vec![Value::Certificate(certificate.clone())];
+    Ok(recorded(changed(batch, values, actor, None, remark)?))
+}
+
 /// Revoke a certificate, at once and for good.
 pub(super) fn revoke_certificate(
     batch: &mut Batch<'_>,

@@ -10,9 +10,10 @@ use axis_proto::{
         IssueTokenResponse, ListAgenciesRequest, ListAgenciesResponse, ListGroupMembersRequest,
         ListGroupMembersResponse, ListGroupsRequest, ListGroupsResponse, ListParkedRequest,
         ListParkedResponse, ListQueuesRequest, ListQueuesResponse, ListSystemsRequest, ListSystemsResponse,
-        RequeueRequest, RequeueResponse, ReturnRequest, ReturnResponse, RevokeCertificateRequest,
-        RevokeCertificateResponse, RevokeSigningKeyRequest, RevokeSigningKeyResponse, SetSystemStateRequest,
-        SetSystemStateResponse, SystemSummary, TrackRequest, TrackResponse,
+        RegisterCertificateRequest, RegisterCertificateResponse, RequeueRequest, RequeueResponse,
+        ReturnRequest, ReturnResponse, RevokeCertificateRequest, RevokeCertificateResponse,
+        RevokeSigningKeyRequest, RevokeSigningKeyResponse, SetSystemStateRequest, SetSystemStateResponse,
+        SystemSummary, TrackRequest, TrackResponse,
         admin_service_server::{AdminService, AdminServiceServer},
     },
     hub::v1::Reason,
@@ -113,6 +114,19 @@ impl AdminService for Admin {
             let remark = required(request.remark)?;
             self.commit(Command::RevokeSigningKey { key_id, only_of: None, actor, remark }).await?;
             Ok(RevokeSigningKeyResponse { directory_version: self.directory_version() })
+        })
+    }
+
+    async fn register_certificate(
+        &self,
+        request: Request<RegisterCertificateRequest>,
+    ) -> Result<Response<RegisterCertificateResponse>, Status> {
+        answer!(self, request, async |request: RegisterCertificateRequest, actor| {
+            let system: SystemId = parsed("system_id", &request.system_id)?;
+            let certificate = identity::registered(&request.certificate, &system)?;
+            let (fingerprint, remark) = (certificate.fingerprint.clone(), request.remark);
+            self.commit(Command::RegisterCertificate { certificate, actor, remark }).await?;
+            Ok(RegisterCertificateResponse { fingerprint, directory_version: self.directory_version() })
         })
     }
 
