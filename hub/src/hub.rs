@@ -6,7 +6,13 @@
 //! stop: nothing new ▶ what is under way, until the deadline ▶ writer ▶ state
 //! ```
 
-use std::{cell::RefCell, io, path::Path, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use axis_proto::note::CheckpointSigner;
 use tokio::{
@@ -49,7 +55,24 @@ pub struct Hub {
     tasks: Vec<JoinHandle<()>>,
     /// Cancelled at the very end: operators look on while the hub stops.
     stopped: CancellationToken,
+    // in this order: who waits for the lock makes files of the same names
+    _files: [FileWhileRunning; 2],
     _lock: DirLock,
+}
+
+/// A file that says that the hub runs; removed with it.
+struct FileWhileRunning(PathBuf);
+
+impl FileWhileRunning {
+    fn remove(&self) {
+        let _not_there = std::fs::remove_file(&self.0);
+    }
+}
+
+impl Drop for FileWhileRunning {
+    fn drop(&mut self) {
+        self.remove();
+    }
 }
 
 /// Why a hub did not start.
@@ -95,7 +118,8 @@ impl Hub {
         let data = config.data_dir();
         let lock = disk::lock(&data).map_err(doing(format!("lock {}", data.display())))?;
         // what a killed process left says nothing of this one
-        let _none = std::fs::remove_file(config.addresses_file());
+        let files = [FileWhileRunning(config.addresses_file()), FileWhileRunning(config.admin_socket())];
+        files.iter().for_each(FileWhileRunning::remove);
         let sockets = bind(&config).await?;
         let (metrics, readiness, presence) = (Metrics::new(), Readiness::new(), Presence::default());
         let opening = config.clone();
@@ -161,6 +185,7 @@ impl Hub {
             servers: Vec::new(),
             tasks: Vec::new(),
             stopped: CancellationToken::new(),
+            _files: files,
             _lock: lock,
         };
         // from here on an error must not leave threads and tasks behind
@@ -210,8 +235,6 @@ impl Hub {
         for task in self.tasks.drain(..) {
             task.abort();
         }
-        let _gone = std::fs::remove_file(self.ctx.config.admin_socket());
-        let _gone = std::fs::remove_file(self.ctx.config.addresses_file());
         for what in &left {
             tracing::warn!(what, "left when stopping");
         }

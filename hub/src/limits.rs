@@ -144,13 +144,17 @@ pub const HANDSHAKES_MAX: usize = 256;
 /// counted.
 pub const HANDSHAKES_PER_ADDRESS_MAX: usize = 64;
 /// Most connections with one certificate.
-pub const CONNECTIONS_PER_CERTIFICATE_MAX: usize = 64;
+pub const CONNECTIONS_PER_CERTIFICATE_MAX: usize = 32;
+/// Most calls of one system whose answer has not begun.
+pub const CALLS_PER_SYSTEM_MAX: usize = 512;
+/// When a system with too many calls may try again.
+pub const CALLS_RETRY_MS: Millis = 50;
 /// Pause after a connection could not be accepted.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What a peer may send on one stream before we have read it.
-pub const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+pub const STREAM_WINDOW_BYTES: u32 = 512 * 1024;
 /// The same for all streams of a connection together.
-pub const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+pub const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// Silence after which a connection is asked whether it lives.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// How long it has for the answer.

@@ -2,37 +2,44 @@
 //! included: no call goes further without a known caller.
 
 use std::{
-    future::{Ready, ready},
-    sync::Arc,
+    collections::HashMap,
+    future::ready,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
     task,
 };
 
-use axis_proto::hub::v1::Reason;
-use futures_util::future::Either;
+use axis_proto::{hub::v1::Reason, id::SystemId};
+use futures_util::FutureExt as _;
 use tonic::{body::Body, metadata::MetadataMap};
 use tower::{Layer, Service};
 
 use super::{Context, listener::Peer, status};
 use crate::{
     authenticate::{Caller, authenticate},
-    error::{Error, Result},
+    error::{Error, Refusal, Result},
+    limits,
 };
 
 /// Puts the [`Caller`] into the extensions of each request, or refuses it.
 #[derive(Clone)]
-pub struct AuthenticateLayer(Arc<Context>);
+pub struct AuthenticateLayer {
+    ctx: Arc<Context>,
+    calls: Calls,
+}
 
 /// A service behind [`AuthenticateLayer`].
 #[derive(Clone)]
 pub struct Authenticate<S> {
     ctx: Arc<Context>,
+    calls: Calls,
     inner: S,
 }
 
 impl AuthenticateLayer {
     /// For the systems' listener.
     pub fn new(ctx: Arc<Context>) -> Self {
-        Self(ctx)
+        Self { ctx, calls: Calls::default() }
     }
 }
 
@@ -40,34 +47,72 @@ impl<S> Layer<S> for AuthenticateLayer {
     type Service = Authenticate<S>;
 
     fn layer(&self, inner: S) -> Authenticate<S> {
-        Authenticate { ctx: self.0.clone(), inner }
+        Authenticate { ctx: self.ctx.clone(), calls: self.calls.clone(), inner }
     }
 }
 
 impl<S, B> Service<http::Request<B>> for Authenticate<S>
 where
-    S: Service<http::Request<B>, Response = http::Response<Body>>,
+    S: Service<
+            http::Request<B>,
+            Response = http::Response<Body>,
+            Error: Send + 'static,
+            Future: Send + 'static,
+        >,
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = Either<Ready<std::result::Result<S::Response, S::Error>>, S::Future>;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
 
-    fn poll_ready(
-        &mut self,
-        context: &mut task::Context<'_>,
-    ) -> task::Poll<std::result::Result<(), S::Error>> {
+    fn poll_ready(&mut self, context: &mut task::Context<'_>) -> task::Poll<Result<(), S::Error>> {
         self.inner.poll_ready(context)
     }
 
     fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
-        match caller(&self.ctx, request.extensions().get::<Arc<Peer>>()) {
-            Ok(caller) => {
+        let admitted = caller(&self.ctx, request.extensions().get::<Arc<Peer>>())
+            .and_then(|caller| Ok((self.calls.begin(&caller.system)?, caller)));
+        match admitted {
+            Ok((under_way, caller)) => {
                 request.extensions_mut().insert(caller);
-                Either::Right(self.inner.call(request))
+                // until the answer begins: what a unary call holds in memory
+                Box::pin(self.inner.call(request).inspect(move |_| drop(under_way)))
             }
             Err(error) => {
                 let language = status::language(&MetadataMap::from_headers(request.headers().clone()));
-                Either::Left(ready(Ok(self.ctx.status(&error, language).into_http())))
+                Box::pin(ready(Ok(self.ctx.status(&error, language).into_http())))
+            }
+        }
+    }
+}
+
+/// Calls whose answer has not begun, by system: each may hold a request in
+/// memory, so nobody has too many.
+#[derive(Debug, Clone, Default)]
+struct Calls(Arc<Mutex<HashMap<SystemId, usize>>>);
+
+/// One call under way.
+#[derive(Debug)]
+struct UnderWay(Calls, SystemId);
+
+impl Calls {
+    fn begin(&self, system: &SystemId) -> Result<UnderWay> {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(system.clone()).or_default();
+        if *count >= limits::CALLS_PER_SYSTEM_MAX {
+            return Err(Refusal::new(Reason::Busy).retry_after_ms(limits::CALLS_RETRY_MS).into());
+        }
+        *count += 1;
+        Ok(UnderWay(self.clone(), system.clone()))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let mut counts = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.1);
             }
         }
     }
@@ -109,5 +154,23 @@ pub async fn cut_the_unwelcome(ctx: Arc<Context>) {
                 tracing::info!(%fingerprint, connections, %error, "connections cut");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_system_has_only_so_many_calls_under_way() {
+        let calls = Calls::default();
+        let (vpcp, moh): (SystemId, SystemId) = ("vpcp".parse().unwrap(), "moh".parse().unwrap());
+        let held: Vec<_> = (0..limits::CALLS_PER_SYSTEM_MAX).map(|_| calls.begin(&vpcp).unwrap()).collect();
+        assert!(calls.begin(&vpcp).unwrap_err().to_string().contains("BUSY"));
+        let other = calls.begin(&moh).unwrap();
+        drop(held);
+        drop(calls.begin(&vpcp).unwrap());
+        drop(other);
+        assert!(calls.0.lock().unwrap().is_empty());
     }
 }

@@ -101,3 +101,14 @@ impl TimeProvider for ClockTime {
         Some(UnixTime::since_unix_epoch(std::time::Duration::from_millis(self.0.now_ms())))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_holds_tomorrow_is_preferred() {
+        let groups: Vec<_> = crypto_provider().kx_groups.iter().map(|group| group.name()).collect();
+        assert_eq!(groups.first(), Some(&rustls::NamedGroup::X25519MLKEM768), "{groups:?}");
+    }
+}
