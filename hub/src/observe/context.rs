@@ -10,7 +10,7 @@ use axis_proto::{
     record::v1::System,
 };
 
-use super::{Metrics, Presence, Readiness, metrics::Scrape};
+use super::{Health, Metrics, Presence, Readiness, metrics::Scrape};
 use crate::{
     clock::Clock,
     disk::{Disk, Space},
@@ -55,6 +55,8 @@ pub struct Overview {
     pub now_ms: u64,
     /// How the hub does.
     pub status: GetStatusResponse,
+    /// Whether it can commit.
+    pub health: Health,
     /// What waits, per system.
     pub queues: Vec<Queue>,
     /// Systems' names, by id.
@@ -119,6 +121,7 @@ impl ObserveContext {
         Overview {
             now_ms: self.clock.now_ms(),
             status: self.status(),
+            health: self.readiness.health(),
             queues: systems.iter().filter_map(|system| self.queue(system)).collect(),
             names: systems.into_iter().map(|system| (system.system_id, system.name)).collect(),
             parked,

@@ -32,6 +32,7 @@ pub struct Metrics(Arc<Inner>);
 struct Inner {
     submissions: Family<SubmissionLabels, Counter>,
     leases: Counter,
+    parked: Counter,
     settlements: Family<SettlementLabels, Counter>,
     refusals: Family<ReasonLabels, Counter>,
     faults: Counter,
@@ -206,6 +207,7 @@ impl Metrics {
         let inner = Inner {
             submissions: Family::default(),
             leases: Counter::default(),
+            parked: Counter::default(),
             settlements: Family::default(),
             refusals: Family::default(),
             faults: Counter::default(),
@@ -238,6 +240,11 @@ impl Metrics {
     /// Deliveries were given to a recipient's system.
     pub fn leased(&self, deliveries: usize) {
         self.0.leases.inc_by(deliveries as u64);
+    }
+
+    /// A delivery ran out of attempts.
+    pub fn parked(&self) {
+        self.0.parked.inc();
     }
 
     /// A delivery ended.
@@ -323,6 +330,7 @@ impl Inner {
         r.register("build", "What runs here", Info::new(BuildLabels { version: env!("CARGO_PKG_VERSION") }));
         r.register("submissions", "Submissions that were answered", self.submissions.clone());
         r.register("leases", "Deliveries that were given to a recipient's system", self.leases.clone());
+        r.register("parked", "Deliveries that ran out of attempts", self.parked.clone());
         r.register("settlements", "Deliveries that ended", self.settlements.clone());
         r.register("refusals", "Calls that were refused", self.refusals.clone());
         r.register("faults", "Calls that the hub itself failed", self.faults.clone());

@@ -7,6 +7,7 @@ pub mod page;
 pub mod presence;
 pub mod readiness;
 mod serve;
+mod tally;
 pub mod words;
 
 pub use context::{ObserveContext, Overview};

@@ -2,7 +2,7 @@
 //! HTML without script; Vietnamese by default.
 
 use axis_proto::{
-    admin::v1::{GetStatusResponse, ParkedDelivery, Queue},
+    admin::v1::{ParkedDelivery, Queue},
     id::EnvelopeId,
     reason::Language,
     record::v1::SystemState,
@@ -10,6 +10,7 @@ use axis_proto::{
 use maud::{DOCTYPE, Markup, html};
 
 use super::{
+    Health,
     context::Overview,
     words::{age, age_of, bytes, count, lanes, milliseconds, moment, pick, system_state},
 };
@@ -54,7 +55,7 @@ pub fn page(view: View, overview: &Overview) -> Markup {
                 @if view.refresh {
                     meta http-equiv="refresh" content={ (REFRESH_SECONDS) "; url=" (view.link()) };
                 }
-                title { (heading(language, status)) " – " (status.hub_id) }
+                title { (heading(language, &overview.health)) " – " (status.hub_id) }
                 link rel="stylesheet" href="/style.css";
             }
             body {
@@ -71,7 +72,7 @@ pub fn page(view: View, overview: &Overview) -> Markup {
                     }
                 }
                 main {
-                    (health(language, status))
+                    (health(language, overview))
                     (facts(language, overview))
                     (queues(language, overview))
                     (parked(language, overview))
@@ -84,26 +85,28 @@ pub fn page(view: View, overview: &Overview) -> Markup {
     }
 }
 
-fn heading(language: Language, status: &GetStatusResponse) -> &'static str {
-    match (status.ready, status.not_ready_because.is_empty()) {
-        (true, true) => pick(language, "Ready", "Sẵn sàng"),
-        (true, false) => pick(language, "Ready, limited", "Sẵn sàng, có hạn chế"),
+fn heading(language: Language, health: &Health) -> &'static str {
+    match (health.is_ready(), health.is_degraded()) {
+        (true, false) => pick(language, "Ready", "Sẵn sàng"),
+        (true, true) => pick(language, "Ready, limited", "Sẵn sàng, có hạn chế"),
         (false, _) => pick(language, "Not ready", "Chưa sẵn sàng"),
     }
 }
 
 /// One line in a box: sign, words, and why.
-fn health(language: Language, status: &GetStatusResponse) -> Markup {
-    let (class, sign) = match (status.ready, status.not_ready_because.is_empty()) {
-        (true, true) => ("well", "✓"),
-        (true, false) => ("warn", "!"),
+fn health(language: Language, overview: &Overview) -> Markup {
+    let (status, health) = (&overview.status, &overview.health);
+    let (class, sign) = match (health.is_ready(), health.is_degraded()) {
+        (true, false) => ("well", "✓"),
+        (true, true) => ("warn", "!"),
         (false, _) => ("bad", "✕"),
     };
+    let because = health.because_in(language);
     html! {
         p.health.(class) role="status" {
             span aria-hidden="true" { (sign) " " }
-            strong { (heading(language, status)) }
-            @if !status.not_ready_because.is_empty() { ": " (status.not_ready_because) }
+            strong { (heading(language, health)) }
+            @if !because.is_empty() { ": " (because) }
         }
         @if !status.clock_trusted {
             p.health.warn role="status" {
@@ -297,7 +300,10 @@ fn parked_row(language: Language, now_ms: u64, delivery: &ParkedDelivery) -> Mar
 
 #[cfg(test)]
 mod tests {
+    use axis_proto::admin::v1::GetStatusResponse;
+
     use super::*;
+    use crate::observe::Readiness;
 
     fn overview() -> Overview {
         let queue = Queue {
@@ -313,9 +319,9 @@ mod tests {
             ParkedDelivery { delivery_id: "12-0".into(), agency: "H53".into(), ..ParkedDelivery::default() };
         Overview {
             now_ms: 7_201_000,
+            health: ready(),
             status: GetStatusResponse {
                 hub_id: "truc.vn".into(),
-                ready: true,
                 clock_trusted: true,
                 ..GetStatusResponse::default()
             },
@@ -324,6 +330,14 @@ mod tests {
             parked: vec![parked],
             parked_more: true,
         }
+    }
+
+    fn ready() -> Health {
+        let readiness = Readiness::new();
+        let writer = readiness.writer_runs();
+        let health = readiness.health();
+        drop(writer);
+        health
     }
 
     fn render(language: Language, refresh: bool, overview: &Overview) -> String {
@@ -377,8 +391,9 @@ mod tests {
     #[test]
     fn trouble_is_told_in_words() {
         let mut overview = overview();
-        overview.status.ready = false;
-        overview.status.not_ready_because = "the writer has stopped".into();
+        let readiness = Readiness::new();
+        readiness.failed("the writer has stopped");
+        overview.health = readiness.health();
         overview.status.clock_trusted = false;
         let text = render(Language::Vi, true, &overview);
         for words in ["Chưa sẵn sàng", "the writer has stopped", "axis-hub clock confirm", "chưa tin cậy"]

@@ -8,7 +8,10 @@
 
 use std::sync::Arc;
 
+use axis_proto::reason::Language;
 use tokio::sync::watch;
+
+use super::words;
 
 /// A commit that takes longer is stuck: the disk does not answer.
 const COMMIT_STUCK_MS: u64 = 10_000;
@@ -67,16 +70,35 @@ impl Health {
 
     /// Why it is not ready, or degraded; one line. Empty if all is well.
     pub fn because(&self) -> String {
-        match &self.phase {
-            Phase::Starting => "starting: the journal is being opened".into(),
-            Phase::Failed(why) => why.clone(),
-            Phase::Stopping => "stopping: what is under way is being finished".into(),
-            Phase::Running if self.stuck => "a commit is stuck: the data disk does not answer".into(),
-            Phase::Running if self.disk_low => {
-                "the data disk is nearly full: submissions are refused, deliveries go on".into()
+        self.because_in(Language::En)
+    }
+
+    /// The same in the reader's language.
+    pub fn because_in(&self, language: Language) -> String {
+        let (en, vi) = match &self.phase {
+            Phase::Starting => ("starting: the journal is being opened", "đang khởi động: đang mở nhật ký"),
+            // an error's own words have one language
+            Phase::Failed(why) => (why.as_str(), why.as_str()),
+            Phase::Stopping => {
+                ("stopping: what is under way is being finished", "đang dừng: đang hoàn tất việc dở dang")
             }
-            Phase::Running => String::new(),
-        }
+            Phase::Running if self.stuck => (
+                "a commit is stuck: the data disk does not answer",
+                "việc ghi nhận bị treo: đĩa dữ liệu không phản hồi",
+            ),
+            Phase::Running if self.disk_low => (
+                "the data disk is nearly full: submissions are refused, deliveries go on",
+                "đĩa dữ liệu sắp đầy: tạm không nhận văn bản mới, việc phát văn bản vẫn tiếp tục",
+            ),
+            Phase::Running => ("", ""),
+        };
+        words::pick(language, en, vi).to_owned()
+    }
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self { phase: Phase::Starting, disk_low: false, committing_since_ms: None, stuck: false }
     }
 }
 
@@ -89,9 +111,7 @@ impl Default for Readiness {
 impl Readiness {
     /// Starting.
     pub fn new() -> Self {
-        let health =
-            Health { phase: Phase::Starting, disk_low: false, committing_since_ms: None, stuck: false };
-        Self(Arc::new(watch::Sender::new(health)))
+        Self(Arc::new(watch::Sender::new(Health::default())))
     }
 
     /// The writer runs: ready, until the guard is dropped.
