@@ -1,9 +1,11 @@
 //! Keeping a received envelope as files, durably, before it is acknowledged:
 //!
-//!     <into>/<sender>/<envelope id>/<document>…         under safe names
-//!                                   envelope.json       what it is, for people and programs
-//!                                   envelope.sealed     the sender's exact bytes
-//!                                   <sequence>.receipt.json
+//! ```text
+//! <into>/<sender>/<envelope id>/<document>…         under safe names
+//!                               envelope.json       what it is, for people and programs
+//!                               envelope.sealed     the sender's exact bytes
+//!                               <sequence>.receipt.json
+//! ```
 //!
 //! Saving the same envelope again, also for another of our agencies, changes
 //! nothing but the list of deliveries.

@@ -1,10 +1,12 @@
 //! The outbox: what is being sent, on disk before the first attempt, so that
 //! a crash or a retry sends the very same bytes. An entry is a folder:
 //!
-//!     outbox/<envelope id>/sealed.bin       the SealedEnvelope
-//!                          plan.json        which bytes go with it, and where they are
-//!                          documents/<n>    those that are kept here
-//!                          <sequence>.receipt.json   once accepted
+//! ```text
+//! outbox/<envelope id>/sealed.bin       the SealedEnvelope
+//!                      plan.json        which bytes go with it, and where they are
+//!                      documents/<n>    those that are kept here
+//!                      <sequence>.receipt.json   once accepted
+//! ```
 //!
 //! It moves as a whole, to `sent` with its receipt or to `refused` with the
 //! refusal.
