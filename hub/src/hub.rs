@@ -7,7 +7,6 @@
 //! ```
 
 use std::{
-    cell::RefCell,
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -400,16 +399,7 @@ fn open_state(
     journal: &dyn JournalReader,
 ) -> io::Result<SledState> {
     let options = state::Options::new(data, disk, origin, machine::LAYOUT_VERSION);
-    let failed = RefCell::new(None);
-    let state = state::open(options, journal, &|draft, entry| {
-        if let Err(error) = commit::replay(draft, entry) {
-            failed.borrow_mut().get_or_insert((entry.sequence, error));
-        }
-    })?;
-    match failed.into_inner() {
-        None => Ok(state),
-        Some((sequence, error)) => Err(io::Error::other(format!("record {sequence}: {error}"))),
-    }
+    state::open(options, journal, &commit::replay)
 }
 
 /// Refuses new documents while the disk is nearly full, as readiness says.
@@ -433,7 +423,7 @@ async fn record_snapshots(ctx: Arc<Context>, state: Arc<SledState>) {
     let mut snapshots = state.snapshots();
     drop(state);
     while snapshots.changed().await.is_ok() {
-        let Some(taken) = snapshots.borrow_and_update().clone() else { continue };
+        let Some(taken) = *snapshots.borrow_and_update() else { continue };
         let command = Command::SnapshotTaken {
             applied_sequence: taken.applied.saturating_sub(1),
             sha256: axis_proto::id::Digest::new(taken.sha256),

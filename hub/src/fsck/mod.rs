@@ -138,9 +138,7 @@ fn state_differs(
     options.dir = copy.0.join("state");
     options.snapshots = copy.0.join("snapshots");
     options.snapshot_records = u64::MAX;
-    let opened = state::open(options, &*journal, &|draft, entry| {
-        machine::apply(draft, entry).expect("the same records were replayed before");
-    })?;
+    let opened = state::open(options, &*journal, &crate::commit::replay)?;
     let same = read_once(&opened, state::digest) == read_once(replayed, state::digest);
     opened.stop();
     Ok((!same).then(|| "the state is not what the journal says; run `axis-hub rebuild`".to_owned()))

@@ -16,6 +16,9 @@ use crate::disk::DiskFile;
 /// What the first bytes of a file say it is.
 pub(super) type Magic = [u8; 8];
 
+/// What a file calls with each key and its value, `None` if it is deleted.
+pub(super) type VisitPair<'a> = dyn FnMut(&[u8], Option<&[u8]>) -> io::Result<()> + 'a;
+
 const BUFFER_BYTES: usize = 256 * 1024;
 /// How much is written between syncs, so that the journal's own syncs never
 /// wait for a large file.
@@ -124,10 +127,7 @@ impl Pairs {
     }
 
     /// Visits the pairs in the order in which they were written.
-    pub(super) fn visit(
-        &self,
-        visit: &mut dyn FnMut(&[u8], Option<&[u8]>) -> io::Result<()>,
-    ) -> io::Result<()> {
+    pub(super) fn visit(&self, visit: &mut VisitPair<'_>) -> io::Result<()> {
         let mut buffer: Vec<u8> = Vec::new();
         let mut read = self.start;
         let mut from = 0;

@@ -155,7 +155,7 @@ impl Snapshots {
 impl Snapshot {
     /// Visits all pairs in order. An error of kind `InvalidData` if they are
     /// not those that the header describes.
-    pub(super) fn load(&self, put: &mut dyn FnMut(&[u8], &[u8]) -> io::Result<()>) -> io::Result<()> {
+    pub(super) fn load(&self, mut put: impl FnMut(&[u8], &[u8]) -> io::Result<()>) -> io::Result<()> {
         let mut fingerprint = Fingerprint::default();
         self.pairs.visit(&mut |key, value| {
             let value = value.ok_or_else(|| pairs::damaged("a deletion in a snapshot"))?;

@@ -32,7 +32,7 @@ use std::{
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-pub use open::open;
+pub use open::{Apply, open};
 use store::Store;
 
 use super::{
@@ -64,7 +64,8 @@ pub struct Options {
     pub flush_interval: Duration,
     /// Keys that make sled be written at once.
     pub flush_keys: usize,
-    /// Keys that wait for sled before publishing waits.
+    /// Keys that wait for sled before publishing waits. Memory holds twice as
+    /// many at most: what is written is only let go of when all of it is.
     pub lag_keys_max: usize,
     /// Records between snapshots.
     pub snapshot_records: u64,
@@ -82,7 +83,7 @@ impl Options {
             cache_bytes: limits::SLED_CACHE_BYTES,
             flush_interval: limits::STATE_FLUSH_INTERVAL,
             flush_keys: limits::STATE_LAG_KEYS_MAX / 8,
-            lag_keys_max: limits::STATE_LAG_KEYS_MAX,
+            lag_keys_max: limits::STATE_LAG_KEYS_MAX / 2,
             snapshot_records: limits::SNAPSHOT_RECORDS,
         }
     }
@@ -117,7 +118,9 @@ struct Shared {
     store: Store,
     options: Options,
     layers: RwLock<Layers>,
-    /// Keys in both layers.
+    /// Keys that wait for sled: in both layers, less what was written of
+    /// `flushing`. Counts down while sled is written, so that a writer that is
+    /// too fast waits a little each time instead of long once.
     waiting: AtomicUsize,
     /// Records that sled contains.
     written: AtomicU64,
@@ -174,13 +177,14 @@ impl State for SledState {
         let mut layers = shared.layers.write().unwrap_or_else(PoisonError::into_inner);
         assert!(applied >= layers.applied, "the state never goes back");
         layers.applied = applied;
+        let before = layers.active.len();
         if layers.active.is_empty() {
             layers.active = changes;
         } else {
             layers.active.extend(changes);
         }
         let active = layers.active.len();
-        shared.waiting.store(active + layers.flushing.len(), Ordering::Relaxed);
+        shared.waiting.fetch_add(active - before, Ordering::Relaxed);
         drop(layers);
         if active >= shared.options.flush_keys {
             shared.orders().flush = true;
@@ -268,6 +272,36 @@ impl Shared {
     }
 }
 
+/// Makes room for those who publish while sled is written.
+struct Progress<'a> {
+    shared: &'a Shared,
+    halves: usize,
+}
+
+impl Progress<'_> {
+    fn step(&mut self, halves: usize) {
+        self.halves += halves;
+        if self.halves >= 1_024 {
+            self.report();
+        }
+    }
+
+    fn report(&mut self) {
+        self.shared.waiting.fetch_sub(self.halves / 2, Ordering::Relaxed);
+        self.halves %= 2;
+        // under the lock of those who wait, so that none misses it
+        let orders = self.shared.orders();
+        self.shared.room.notify_all();
+        drop(orders);
+    }
+}
+
+impl Drop for Progress<'_> {
+    fn drop(&mut self) {
+        self.report();
+    }
+}
+
 /// The state thread: the only one that writes sled.
 struct Writer {
     shared: Arc<Shared>,
@@ -326,14 +360,8 @@ impl Writer {
         }
         let old = {
             let mut layers = shared.layers.write().unwrap_or_else(PoisonError::into_inner);
-            let old = std::mem::take(&mut layers.flushing);
-            shared.waiting.store(layers.active.len(), Ordering::Relaxed);
-            old
+            std::mem::take(&mut layers.flushing)
         };
-        // under the lock of those who wait, so that none misses it
-        let orders = shared.orders();
-        shared.room.notify_all();
-        drop(orders);
         // many keys: freed while nobody waits
         drop((old, flushing));
         Ok(())
@@ -344,10 +372,14 @@ impl Writer {
         let store = &shared.store;
         let mut after = Marker { applied, ..self.marker };
         let mut changes: Vec<redo::Change<'_>> = Vec::with_capacity(flushing.len());
+        // half of a key's cost is to find out what it was
+        let mut progress = Progress { shared: &shared, halves: 0 };
         for (key, change) in flushing {
+            progress.step(1);
             let old = store.try_get(key)?;
             let change = change.as_deref();
             if old.as_deref() == change {
+                progress.step(1);
                 continue;
             }
             if let Some(old) = &old {
@@ -367,7 +399,9 @@ impl Writer {
         }
         for (key, change) in &changes {
             store.write(key, *change)?;
+            progress.step(1);
         }
+        drop(progress);
         store.finish(&after)?;
         self.marker = after;
         shared.written.store(applied, Ordering::Relaxed);

@@ -46,14 +46,14 @@ enum Unusable {
     Damaged(String),
 }
 
+/// Brings a draft from before a record to after it; an error if it does not
+/// know what the record means.
+pub type Apply<'a> = dyn Fn(&mut Draft<'_>, &Entry) -> io::Result<()> + 'a;
+
 /// Opens the state and brings it to the journal's end with `apply`. Whatever
 /// is wrong with the directory, the result is what the journal says; an error
-/// means that the journal cannot be read, or nothing be written.
-pub fn open(
-    options: Options,
-    journal: &dyn JournalReader,
-    apply: &dyn Fn(&mut Draft<'_>, &Entry),
-) -> io::Result<SledState> {
+/// means that the journal cannot be read or applied, or nothing be written.
+pub fn open(options: Options, journal: &dyn JournalReader, apply: &Apply<'_>) -> io::Result<SledState> {
     let records = journal.size();
     fs::create_dir_all(&options.dir)?;
     options.disk.create_dir(&options.snapshots)?;
@@ -145,11 +145,11 @@ fn rebuild(options: &Options, unusable: &Unusable) -> io::Result<(Store, Marker)
         }
     }
     store::guard(|| {
-        let mut snapshot = options.snapshots().newest()?;
+        let snapshot = options.snapshots().newest()?;
         let store = Store::open(dir, options.cache_bytes)?;
-        let marker = match &mut snapshot {
+        let marker = match &snapshot {
             Some(snapshot) => {
-                snapshot.load(&mut |key, value| store.write(key, Some(value)))?;
+                snapshot.load(|key, value| store.write(key, Some(value)))?;
                 snapshot.marker
             }
             None => Marker { owner: options.owner(), applied: 0, fingerprint: Fingerprint::default() },
@@ -162,11 +162,7 @@ fn rebuild(options: &Options, unusable: &Unusable) -> io::Result<(Store, Marker)
 }
 
 /// Applies the records that the state does not contain yet.
-fn catch_up(
-    state: &SledState,
-    journal: &dyn JournalReader,
-    apply: &dyn Fn(&mut Draft<'_>, &Entry),
-) -> io::Result<()> {
+fn catch_up(state: &SledState, journal: &dyn JournalReader, apply: &Apply<'_>) -> io::Result<()> {
     let from = state.applied();
     if from == journal.size() {
         return Ok(());
@@ -174,14 +170,23 @@ fn catch_up(
     info!(from, to = journal.size(), "catching up with the journal");
     journal.replay(from, &mut |batch| {
         let applied = state.applied();
-        let mut changes = Changes::new();
+        let (mut changes, mut failed) = (Changes::new(), None);
         state.read(&mut |base| {
             let mut draft = Draft::new(base);
             for entry in batch.entries.iter().filter(|entry| entry.sequence >= applied) {
-                apply(&mut draft, entry);
+                if let Err(error) = apply(&mut draft, entry) {
+                    failed =
+                        Some(io::Error::new(error.kind(), format!("record {}: {error}", entry.sequence)));
+                    return;
+                }
             }
             changes = draft.into_changes();
         });
+        if let Some(error) = failed {
+            // nothing of this batch is published, so that the next start
+            // meets the same record again
+            return Err(error);
+        }
         state.publish(changes, batch.commit.size);
         Ok(ControlFlow::Continue(()))
     })
