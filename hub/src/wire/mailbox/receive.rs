@@ -10,7 +10,7 @@ use axis_proto::hub::v1::{
 };
 use tokio::{
     sync::{Semaphore, mpsc, watch},
-    time::{Instant, interval_at, timeout},
+    time::{MissedTickBehavior, interval, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -218,11 +218,13 @@ struct Speaker<'a> {
 
 impl Speaker<'_> {
     async fn run(mut self) -> Result<End> {
+        let mut silence = interval(limits::PROGRESS_INTERVAL);
+        silence.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // the first tick comes at once
+        silence.tick().await;
         if let Some(end) = self.account(true).await? {
             return Ok(end);
         }
-        let interval = limits::PROGRESS_INTERVAL;
-        let mut silence = interval_at(Instant::now() + interval, interval);
         let mut leases: VecDeque<Lease> = VecDeque::new();
         loop {
             // deliveries do not keep the rest waiting, nor the rest them
