@@ -206,7 +206,11 @@ fn riding_along(envelope: &Envelope, documents: Vec<Bytes>) -> Result<Vec<Bytes>
             return refused(Reason::DigestMismatch, digest.to_string());
         };
         if manifest[place].size != document.len() as u64 {
-            return refused(Reason::SizeMismatch, format!("{} bytes", document.len()));
+            let detail = format!("{} bytes", document.len());
+            return Err(Refusal::new(Reason::SizeMismatch)
+                .at(format!("envelope.document.documents[{place}].size"), Reason::SizeMismatch, &detail)
+                .at(format!("documents[{index}]"), Reason::SizeMismatch, &detail)
+                .into());
         }
         if places.iter().any(|(taken, _)| *taken == place) {
             return refused(Reason::FieldInvalid, format!("{digest} comes twice"));
@@ -358,7 +362,7 @@ mod tests {
             body.documents[0].size = 4;
         }
         let error = submit(&directory(), &lying, &[1], &[b"one"]).expect_err("refused");
-        assert_eq!(place_of(error), (Reason::SizeMismatch, "documents[0]".to_owned()));
+        assert_eq!(place_of(error), (Reason::SizeMismatch, "envelope.document.documents[0].size".to_owned()));
     }
 
     #[test]

@@ -137,12 +137,17 @@ fn usable<'a>(
 }
 
 fn refused(error: &SealError, unusable: Option<(Reason, KeyId)>, expected: PayloadType) -> Error {
-    let field = format!("{}.{}", field_of(expected), error.field());
-    match unusable {
-        Some((reason, key_id)) if error.reason() == Reason::KeyUnknown => {
-            Error::invalid(field, reason, key_id)
+    let root = field_of(expected);
+    // a signature that does not count is named as a whole
+    let signature = error.field().rsplit_once('.').map_or(error.field(), |(signature, _)| signature);
+    match (error.reason(), unusable) {
+        (Reason::KeyUnknown, Some((reason, key_id))) => {
+            Error::invalid(format!("{root}.{signature}"), reason, key_id)
         }
-        _ => Error::invalid(field, error.reason(), error.detail()),
+        (reason @ (Reason::KeyUnknown | Reason::SignatureInvalid), _) => {
+            Error::invalid(format!("{root}.{signature}"), reason, error.detail())
+        }
+        (reason, _) => Error::invalid(format!("{root}.{}", error.field()), reason, error.detail()),
     }
 }
 
@@ -256,14 +261,14 @@ pub(crate) mod tests {
 
     #[test]
     fn keys_that_are_not() {
-        let first = "sealed_envelope.signatures[0].keyid";
-        let second = "sealed_envelope.signatures[1].keyid";
+        let first = "sealed_envelope.signatures[0]";
+        let second = "sealed_envelope.signatures[1]";
         check(&[4], Err((Reason::KeyExpired, first)));
         check(&[1, 5], Err((Reason::KeyExpired, second)));
         check(&[1, 6], Err((Reason::KeyRevoked, second)));
         check(&[1, 9], Err((Reason::KeyUnknown, second)));
         check(&[77], Err((Reason::KeyUnknown, first)));
-        check(&[1, 1], Err((Reason::FieldInvalid, second)));
+        check(&[1, 1], Err((Reason::FieldInvalid, "sealed_envelope.signatures[1].keyid")));
         check(&[], Err((Reason::FieldInvalid, "sealed_envelope.signatures")));
     }
 
@@ -280,7 +285,7 @@ pub(crate) mod tests {
         let mut changed = sealed(PayloadType::Envelope, "payload", &[1, 2]);
         changed.signatures[1].sig = changed.signatures[0].sig.clone();
         let found = verify(&directory(), &system("vpcp"), &changed, PayloadType::Envelope, NOW);
-        let expected = (Reason::SignatureInvalid, "sealed_envelope.signatures[1].sig".to_owned());
+        let expected = (Reason::SignatureInvalid, "sealed_envelope.signatures[1]".to_owned());
         assert_eq!(place_of(found.unwrap_err()), expected);
     }
 }

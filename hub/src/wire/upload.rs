@@ -2,6 +2,8 @@
 //! What arrived stays when the stream breaks. Speaks of the caller's own
 //! uploads only: never tells that bytes already exist elsewhere.
 
+use std::time::Duration;
+
 use axis_proto::{
     hub::v1::{
         QueryUploadRequest, QueryUploadResponse, Reason, UploadRequest, UploadResponse, UploadStart,
@@ -21,6 +23,9 @@ use crate::{
     machine::{Command, query},
     vault::Upload,
 };
+
+/// How long the end of a whole upload's stream is waited for.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How far an upload has come.
 pub(super) async fn standing(call: &Call, request: &QueryUploadRequest) -> Result<QueryUploadResponse> {
@@ -65,6 +70,12 @@ pub(super) async fn receive(call: &Call, mut inbound: Streaming<UploadRequest>) 
                 return Ok(UploadResponse { committed_bytes, complete: false, pinned_until_unix_ms: 0 });
             }
         }
+    }
+    // a client that has sent all may wait for the answer before it ends
+    if let Ok(more) = timeout(END_TIMEOUT, next(&mut inbound)).await
+        && more?.is_some()
+    {
+        return Err(Error::invalid("chunk", Reason::SizeMismatch, format!("more than {size} bytes")));
     }
     finish(call, upload, sha256, size).await
 }
