@@ -327,6 +327,17 @@ pub enum CertificateCommand {
         #[command(flatten)]
         output: Output,
     },
+    /// Register a system's certificate that another authority signed, which
+    /// hub.toml trusts; prints its fingerprint.
+    Register {
+        /// The system that it identifies.
+        system: SystemId,
+        /// The certificate, PEM or DER.
+        file: PathBuf,
+        /// Why; kept in the journal with your name.
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        remark: String,
+    },
     /// Revoke a certificate, at once, on open connections too.
     Revoke {
         /// SHA-256 of it, as `certificate list` prints it.

@@ -84,7 +84,12 @@ async fn serve_until_told(config: Config) -> Result<()> {
     // before the start, so that a signal during it is not lost
     let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
-    let hub = Hub::start(config, Clock::system()).await.map_err(|error| start_failure(&error))?;
+    // a long catching up need not be waited for: the next start goes on with it
+    let hub = tokio::select! {
+        started = Hub::start(config, Clock::system()) => started.map_err(|error| start_failure(&error))?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
     let failed = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,

@@ -1,4 +1,5 @@
 //! `system`, `key` and `certificate`: who may connect and sign.
+use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 
 use super::{
     admin::Admin,
@@ -7,11 +8,13 @@ use super::{
     say::{Failure, Result, language, put, say, tr},
     table::Table,
 };
+use std::path::Path;
+
 use axis_hub::{clock::Clock, observe::words};
 use axis_proto::{
     admin::v1::{
-        AddSystemRequest, IssueTokenRequest, ListSystemsRequest, RevokeCertificateRequest,
-        RevokeSigningKeyRequest, SetSystemStateRequest, SystemSummary,
+        AddSystemRequest, IssueTokenRequest, ListSystemsRequest, RegisterCertificateRequest,
+        RevokeCertificateRequest, RevokeSigningKeyRequest, SetSystemStateRequest, SystemSummary,
     },
     id::SystemId,
     reason::Language,
@@ -143,6 +146,13 @@ pub async fn certificate(mut admin: Admin, command: CertificateCommand) -> Resul
             }
             put(table.to_string());
         }
+        CertificateCommand::Register { system, file, remark } => {
+            let certificate = read_certificate(&file)?.into();
+            let request = RegisterCertificateRequest { system_id: system.to_string(), certificate, remark };
+            let registered = admin.register_certificate(request).await?.into_inner();
+            put(hex::encode(&registered.fingerprint));
+            say(format!("{} {system}", tr("registered for", "đã đăng ký cho")));
+        }
         CertificateCommand::Revoke { fingerprint, remark } => {
             let sha256 = bytes::Bytes::copy_from_slice(fingerprint.as_bytes());
             let request = RevokeCertificateRequest { fingerprint: sha256, remark: remark.remark };
@@ -151,6 +161,21 @@ pub async fn certificate(mut admin: Admin, command: CertificateCommand) -> Resul
         }
     }
     Ok(())
+}
+
+/// A certificate as DER, from a file that holds it as PEM or DER.
+fn read_certificate(file: &Path) -> Result<Vec<u8>> {
+    let shown = file.display();
+    let bytes = std::fs::read(file).map_err(|error| Failure::new(format!("{shown}: {error}")))?;
+    // DER begins with a SEQUENCE
+    if bytes.first() == Some(&0x30) {
+        return Ok(bytes);
+    }
+    let found = CertificateDer::from_pem_slice(&bytes);
+    found.map(|certificate| certificate.to_vec()).map_err(|error| {
+        let words = tr("no certificate in PEM or DER", "không có chứng thư dạng PEM hay DER");
+        Failure::new(format!("{shown}: {words}: {error}"))
+    })
 }
 
 /// The token alone on stdout: scripts capture it.
@@ -207,4 +232,25 @@ fn validity_table(what: &str) -> Table {
 
 fn validity_row(system: &str, id: String, from: u64, until: u64, revoked: u64) -> [String; 5] {
     [system.to_owned(), id, words::moment(from), words::moment(until), words::moment(revoked)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_may_be_pem_or_der() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("certificate");
+        let read = |bytes: &[u8]| {
+            std::fs::write(&file, bytes).unwrap();
+            read_certificate(&file)
+        };
+        assert_eq!(read(&[0x30, 1, 2]).unwrap(), [0x30, 1, 2]);
+        assert_eq!(
+            read(b"-----BEGIN CERTIFICATE-----\nMAEC\n-----END CERTIFICATE-----\n").unwrap(),
+            [0x30, 1, 2]
+        );
+        assert!(read(b"hello").is_err() && read(b"").is_err());
+    }
 }

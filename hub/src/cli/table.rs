@@ -27,9 +27,12 @@ impl Table {
 
 impl std::fmt::Display for Table {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let is_number =
+            |cell: &str| cell.starts_with(|first: char| first.is_ascii_digit()) && cell.len() < 12;
         let numeric = |column: usize| {
-            let mut cells = self.rows.iter().map(|row| row[column].as_str()).filter(|cell| *cell != "–");
-            cells.all(|cell| cell.starts_with(|first: char| first.is_ascii_digit()) && cell.len() < 12)
+            let mut cells =
+                self.rows.iter().map(|row| row[column].as_str()).filter(|cell| *cell != "–").peekable();
+            cells.peek().is_some() && cells.all(is_number)
         };
         let columns = 0..self.head.len();
         let right: Vec<bool> = columns.clone().map(numeric).collect();
@@ -68,14 +71,14 @@ mod tests {
 
     #[test]
     fn columns_stand_under_their_head() {
-        let mut table = Table::new(["System", "Waiting", "Name"]);
-        table.row(["vpcp".into(), "12".into(), "Bộ Y tế".into()]);
-        table.row(["h53".into(), "1.204".into(), "Tây\u{1b}[2J Ninh".into()]);
+        let mut table = Table::new(["System", "Waiting", "Parent", "Name"]);
+        table.row(["vpcp".into(), "12".into(), "–".into(), "Bộ Y tế".into()]);
+        table.row(["h53".into(), "1.204".into(), "–".into(), "Tây\u{1b}[2J Ninh".into()]);
         assert_eq!(
             table.to_string(),
-            "System  Waiting  Name\n\
-             vpcp         12  Bộ Y tế\n\
-             h53       1.204  Tây\u{fffd}[2J Ninh"
+            "System  Waiting  Parent  Name\n\
+             vpcp         12  –       Bộ Y tế\n\
+             h53       1.204  –       Tây\u{fffd}[2J Ninh"
         );
     }
 }
