@@ -12,6 +12,7 @@
 //! never see half of a write; a key that came and went between two flushes
 //! never reaches sled.
 
+mod gaps;
 mod open;
 mod redo;
 mod store;
@@ -32,6 +33,7 @@ use std::{
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
+use gaps::{Gaps, Moment};
 pub use open::{Apply, open};
 use store::Store;
 
@@ -138,6 +140,7 @@ struct Layers {
     active: Changes,
     flushing: Arc<Changes>,
     applied: u64,
+    gaps: Gaps,
 }
 
 /// What the state thread is told.
@@ -161,7 +164,9 @@ impl State for SledState {
     fn read(&self, read: &mut dyn FnMut(&dyn Read)) {
         let layers = self.shared.layers.read().unwrap_or_else(PoisonError::into_inner);
         let older = Overlay { changes: &layers.flushing, base: &self.shared.store };
-        read(&Overlay { changes: &layers.active, base: &older });
+        let newer = Overlay { changes: &layers.active, base: &older };
+        let both = [&layers.active, &*layers.flushing];
+        read(&Moment { read: &newer, layers: both, gaps: &layers.gaps });
     }
 
     fn publish(&self, changes: Changes, applied: u64) {
@@ -177,6 +182,7 @@ impl State for SledState {
         let mut layers = shared.layers.write().unwrap_or_else(PoisonError::into_inner);
         assert!(applied >= layers.applied, "the state never goes back");
         layers.applied = applied;
+        layers.gaps.fill(&changes);
         let before = layers.active.len();
         if layers.active.is_empty() {
             layers.active = changes;

@@ -311,6 +311,32 @@ fn publishing_waits_for_sled_and_then_goes_on() {
 }
 
 #[test]
+fn gaps_never_hide_a_key() {
+    let mut house = House::new();
+    house.options.flush_interval = Duration::from_millis(2);
+    let (state, _) = house.open();
+    let memory = MemoryState::new();
+    for applied in 0..1_500 {
+        // long runs of deletions, and now and then a key among them
+        let mut changes = Changes::new();
+        let first = house.random.u32(0..2_000);
+        let (count, put) = (house.random.u32(1..150), house.random.u32(0..3) == 0);
+        for number in first..first + if put { count / 8 } else { count } {
+            changes.insert(format!("q{number:04}").into_bytes(), put.then(|| b"v".to_vec()));
+        }
+        memory.publish(changes.clone(), applied);
+        state.publish(changes, applied);
+        let start = format!("q{:04}", house.random.u32(0..2_000)).into_bytes();
+        let end = if house.random.bool() { b"q1500".to_vec() } else { Vec::new() };
+        let seen = |state: &dyn State| {
+            crate::state::read_once(state, |read| crate::state::tests::visited(read, &start, &end, 3))
+        };
+        assert_eq!(seen(&state), seen(&memory));
+    }
+    assert_eq!(digest_of(&state), digest_of(&memory));
+}
+
+#[test]
 fn a_key_that_came_and_went_never_reaches_sled() {
     let mut house = House::new();
     house.options.flush_interval = Duration::from_secs(3_600);
@@ -509,6 +535,45 @@ fn flipped_bytes_are_found() {
     assert!(rebuilt > 0);
 }
 
+#[test]
+fn a_state_that_cannot_be_read_stops_the_process_and_is_rebuilt() {
+    const DIR: &str = "AXIS_TEST_UNREADABLE";
+    let mut house = House::new();
+    house.options.cache_bytes = 1 << 20;
+    if let Some(dir) = std::env::var_os(DIR) {
+        // the child: its disk goes bad under it
+        let dir = Path::new(&dir);
+        house.options =
+            Options { cache_bytes: 1 << 20, ..Options::new(dir, RealDisk::shared(), "axis.test/log", 1) };
+        let (state, _) = house.open();
+        let many = (0..40_000u32).map(|number| (number.to_be_bytes().to_vec(), Some(vec![7; 200])));
+        state.publish(many.collect(), 0);
+        while state.lag().keys > 0 {
+            thread::yield_now();
+        }
+        let file = house.sled().join("db");
+        fs::write(&file, vec![0x55; fs::metadata(&file).unwrap().len() as usize]).unwrap();
+        digest_of(&state);
+        unreachable!("a state that cannot be read was read");
+    }
+    let name = "state::sled::tests::a_state_that_cannot_be_read_stops_the_process_and_is_rebuilt";
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([name, "--exact"])
+        .env(DIR, house.dir.path())
+        .output()
+        .unwrap();
+    assert!(!child.status.success());
+    let output = [child.stdout, child.stderr].concat();
+    assert!(
+        !String::from_utf8_lossy(&output).contains("unreachable"),
+        "{}",
+        String::from_utf8_lossy(&output)
+    );
+    assert!(house.options.dir.join(open::SUSPECT).exists());
+    house.grow(100);
+    assert_eq!(house.check(), house.records.size());
+}
+
 /// How far the file holds anything but zeros.
 fn used_bytes(file: &Path) -> usize {
     let bytes = fs::read(file).unwrap();
@@ -516,7 +581,7 @@ fn used_bytes(file: &Path) -> usize {
 }
 
 fn flips() -> usize {
-    std::env::var("AXIS_FLIPS").ok().and_then(|count| count.parse().ok()).unwrap_or(25)
+    std::env::var("AXIS_FLIPS").ok().and_then(|count| count.parse().ok()).unwrap_or(12)
 }
 
 #[test]
