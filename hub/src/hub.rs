@@ -9,6 +9,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -17,7 +18,7 @@ use axis_proto::note::CheckpointSigner;
 use tokio::{
     net::{TcpListener, UnixListener},
     task::JoinHandle,
-    time::{Instant, timeout_at},
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -55,8 +56,8 @@ pub struct Hub {
     /// Cancelled at the very end: operators look on while the hub stops.
     stopped: CancellationToken,
     // in this order: who waits for the lock makes files of the same names
-    _files: [FileWhileRunning; 2],
-    _lock: DirLock,
+    files: [FileWhileRunning; 2],
+    lock: DirLock,
 }
 
 /// A file that says that the hub runs; removed with it.
@@ -184,8 +185,8 @@ impl Hub {
             servers: Vec::new(),
             tasks: Vec::new(),
             stopped: CancellationToken::new(),
-            _files: files,
-            _lock: lock,
+            files,
+            lock,
         };
         // from here on an error must not leave threads and tasks behind
         match hub.serve(sockets) {
@@ -218,16 +219,18 @@ impl Hub {
     /// Stops: takes nothing new, finishes what is under way within
     /// [`limits::DRAIN_TIMEOUT`], and names what was left.
     pub async fn stop(mut self) -> Vec<String> {
-        let deadline = Instant::now() + limits::DRAIN_TIMEOUT;
         self.ctx.readiness.stopping();
         self.ctx.stopping.cancel();
-        let mut left = self.drain(deadline).await;
-        let (writer, state) = (self.writer, self.state);
+        let mut left = self.drain().await;
+        drop(self.files);
+        let (writer, state, lock) = (self.writer, self.state, self.lock);
         let stores = tokio::task::spawn_blocking(move || {
             writer.stop();
             state.stop();
+            // not before: nobody else may open stores that are written still
+            drop(lock);
         });
-        if timeout_at(deadline + limits::DRAIN_TIMEOUT, stores).await.is_err() {
+        if timeout(limits::DRAIN_TIMEOUT, stores).await.is_err() {
             left.push("the writer: the data disk does not answer".to_owned());
         }
         self.stopped.cancel();
@@ -242,12 +245,15 @@ impl Hub {
     }
 
     /// Waits for the servers, then cuts what still is connected.
-    async fn drain(&mut self, deadline: Instant) -> Vec<String> {
+    async fn drain(&mut self) -> Vec<String> {
         let mut left = Vec::new();
         let mut late = Vec::new();
+        let mut deadline = pin!(sleep(limits::DRAIN_TIMEOUT));
         for (name, mut server) in self.servers.drain(..) {
-            if timeout_at(deadline, &mut server).await.is_err() {
-                late.push((name, server));
+            tokio::select! {
+                biased;
+                _ended = &mut server => {}
+                () = &mut deadline => late.push((name, server)),
             }
         }
         for fingerprint in self.ctx.connections.fingerprints() {
@@ -259,7 +265,7 @@ impl Hub {
             self.ctx.connections.cut(&fingerprint);
         }
         for (name, mut server) in late {
-            if timeout_at(Instant::now() + CUT_TIMEOUT, &mut server).await.is_err() {
+            if timeout(CUT_TIMEOUT, &mut server).await.is_err() {
                 left.push(format!("calls on the listener for {name}"));
                 server.abort();
             }

@@ -355,3 +355,37 @@ async fn a_system_renews_its_own_identity() {
     assert_eq!(reason(&status), "NOT_FOUND");
     hub.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_end_is_cut_at_the_deadline_and_named() {
+    use tonic_reflection::pb::{v1, v1alpha};
+    let dir = tempfile::tempdir().unwrap();
+    let config = make(&dir.path().join("hub"));
+    let hub = Hub::start(config.clone(), Clock::system()).await.unwrap();
+    let vpcp = enrol(&hub, &add_vpcp(&config).await).await.unwrap();
+    let channel = connect(hub.addresses().systems, vpcp.config()).await.unwrap();
+
+    // both reflections, one of them by a client that never ends its stream
+    let host = String::new();
+    let message_request =
+        Some(v1alpha::server_reflection_request::MessageRequest::ListServices(String::new()));
+    let request = v1alpha::ServerReflectionRequest { host: host.clone(), message_request };
+    let mut client = v1alpha::server_reflection_client::ServerReflectionClient::new(channel.clone());
+    let once = tokio_stream::iter([request]);
+    let mut answers = client.server_reflection_info(once).await.unwrap().into_inner();
+    assert!(answers.message().await.unwrap().is_some());
+    let message_request = Some(v1::server_reflection_request::MessageRequest::ListServices(String::new()));
+    let request = v1::ServerReflectionRequest { host, message_request };
+    let (sender, requests) = tokio::sync::mpsc::channel(1);
+    sender.send(request).await.unwrap();
+    let mut client = v1::server_reflection_client::ServerReflectionClient::new(channel);
+    let requests = tokio_stream::wrappers::ReceiverStream::new(requests);
+    let mut answers = client.server_reflection_info(requests).await.unwrap().into_inner();
+    let answer = format!("{:?}", answers.message().await.unwrap());
+    assert!(answer.contains("axis.hub.v1.MailboxService"), "{answer}");
+
+    let left = hub.stop().await;
+    assert!(left.len() == 1 && left[0].starts_with("a connection of vpcp from 127.0.0.1"), "{left:?}");
+    drop(sender);
+    Hub::start(config, Clock::system()).await.unwrap().stop().await;
+}

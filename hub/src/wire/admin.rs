@@ -310,7 +310,11 @@ fn operator<T>(request: &Request<T>) -> String {
 fn user_name(users: &str, uid: u32) -> Option<String> {
     let line = users.lines().find(|line| line.split(':').nth(2) == Some(uid.to_string().as_str()))?;
     let name = line.split(':').next().filter(|name| !name.is_empty())?;
-    Some(name[..name.floor_char_boundary(limits::OPERATOR_BYTES_MAX - "local:".len())].to_owned())
+    let mut end = name.len().min(limits::OPERATOR_BYTES_MAX - "local:".len());
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    Some(name[..end].to_owned())
 }
 
 fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(field: &str, text: &str) -> Result<T> {
@@ -346,8 +350,8 @@ mod tests {
         assert_eq!(user_name(users, 0).as_deref(), Some("root"));
         assert_eq!(user_name(users, 990).as_deref(), Some("axis"));
         assert_eq!(user_name(users, 99), None);
-        let long = format!("{}:x:5:5::/:/bin/sh", "n".repeat(200));
-        assert_eq!(user_name(&long, 5).unwrap().len(), limits::OPERATOR_BYTES_MAX - 6);
+        let long = format!("{}:x:5:5::/:/bin/sh", "ễ".repeat(200));
+        assert_eq!(user_name(&long, 5).unwrap(), "ễ".repeat(19));
     }
 
     #[test]
