@@ -16,7 +16,7 @@ use axis_proto::{
         mailbox_service_client::MailboxServiceClient, submission_service_client::SubmissionServiceClient,
         track_service_client::TrackServiceClient,
     },
-    id::{AgencyCode, HubId, SystemId},
+    id::{AgencyCode, HubId, KeyId, SystemId},
     reason::Language,
     record::v1::Receipt,
 };
@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// How a client behaves. The defaults suit an agency; tests shorten them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ClientOptions {
     /// Longest wait for a connection.
@@ -49,6 +49,31 @@ pub struct ClientOptions {
     pub keep_alive: Duration,
     /// The language of the hub's messages.
     pub language: Language,
+    /// Is told whenever something is about to be tried again.
+    pub on_retry: Option<OnRetry>,
+}
+
+/// Is told why, and after which pause, something is tried again.
+#[derive(Clone)]
+pub struct OnRetry(Arc<Tell>);
+
+type Tell = dyn Fn(&Error, Duration) + Send + Sync;
+
+impl OnRetry {
+    /// Calls this; it must be quick.
+    pub fn new(tell: impl Fn(&Error, Duration) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(tell))
+    }
+
+    pub(crate) fn tell(&self, error: &Error, pause: Duration) {
+        (self.0)(error, pause);
+    }
+}
+
+impl std::fmt::Debug for OnRetry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OnRetry")
+    }
 }
 
 impl Default for ClientOptions {
@@ -61,13 +86,19 @@ impl Default for ClientOptions {
             longest_pause: Duration::from_secs(15),
             keep_alive: Duration::from_secs(20),
             language: Language::En,
+            on_retry: None,
         }
     }
 }
 
 impl ClientOptions {
     pub(crate) fn patience(&self) -> Patience {
-        Patience { first_pause: self.first_pause, longest_pause: self.longest_pause, deadline: self.deadline }
+        Patience {
+            first_pause: self.first_pause,
+            longest_pause: self.longest_pause,
+            deadline: self.deadline,
+            on_retry: self.on_retry.clone(),
+        }
     }
 }
 
@@ -130,6 +161,11 @@ impl Client {
     /// The hub's name.
     pub fn hub_id(&self) -> HubId {
         self.inner.identity().profile.hub_id.clone()
+    }
+
+    /// The key that signs here now.
+    pub fn key_id(&self) -> KeyId {
+        self.inner.identity().signing_key.public().key_id()
     }
 
     /// The agencies that this system served when it was enrolled or renewed;

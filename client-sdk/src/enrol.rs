@@ -5,7 +5,7 @@ use std::path::Path;
 
 use axis_proto::{
     hub::v1::{
-        EnrolRequest, EnrolResponse, Reason, RenewRequest, RenewResponse,
+        EnrolRequest, EnrolResponse, Reason, RenewRequest, RenewResponse, RevokeSigningKeyRequest,
         enrolment_service_client::EnrolmentServiceClient,
     },
     id::{AgencyCode, KeyId},
@@ -118,7 +118,7 @@ impl Client {
             let path = inner.home.signing_key();
             // a crash before this line goes on with the old key, which is valid
             std::fs::rename(inner.home.next_signing_key(), &path)
-                .map_err(|source| Error::io("replace", &path, source))?;
+                .map_err(|source| Error::write(&path, source))?;
         }
         inner.replace(Identity::load(&inner.home)?)?;
         // the agencies may have changed as well
@@ -127,6 +127,23 @@ impl Client {
         profile.agencies = codes(&info.agencies)?;
         home::save_profile(&inner.home, &profile)?;
         inner.replace(Identity::load(&inner.home)?)?;
+        Ok(receipt)
+    }
+
+    /// Revokes one of this system's own signing keys, at once: a former one,
+    /// or one that may be in wrong hands. What waits in the outbox under it
+    /// will be refused.
+    pub async fn revoke_signing_key(&self, key_id: &KeyId) -> Result<Receipt> {
+        let inner = &self.inner;
+        let answer = inner
+            .retried(|| async {
+                let request = RevokeSigningKeyRequest { key_id: Bytes::copy_from_slice(key_id.as_ref()) };
+                inner.timed(inner.identity_service().revoke_signing_key(inner.request(request))).await
+            })
+            .await?;
+        let receipt = receipt::required(answer.receipt)?;
+        let verified = receipt::verify(&receipt, &inner.identity().log)?;
+        receipt::keep(&inner.home, &receipt, verified.index);
         Ok(receipt)
     }
 
@@ -218,10 +235,7 @@ fn codes(agencies: &[String]) -> Result<Vec<AgencyCode>> {
 
 /// A new P-256 key, as PEM, and a request for its certificate, as DER.
 fn tls_key(name: &str) -> Result<(Zeroizing<String>, Bytes)> {
-    let failed = |error: rcgen::Error| Error::Io {
-        what: "make a TLS key".to_owned(),
-        source: std::io::Error::other(error),
-    };
+    let failed = |error: rcgen::Error| Error::write(Path::new("TLS key"), std::io::Error::other(error));
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
     let mut params = CertificateParams::new(Vec::new()).map_err(failed)?;
     params.distinguished_name.push(rcgen::DnType::CommonName, name);

@@ -50,16 +50,36 @@ pub enum Error {
         source: Box<Error>,
     },
     /// A file on this side cannot be read or written.
-    #[error("cannot {what}")]
+    #[error("cannot {task} {path}")]
     Io {
         /// What was tried.
-        what: String,
+        task: Task,
+        /// With which file.
+        path: String,
         /// Why it failed.
         source: io::Error,
     },
     /// The home directory does not allow it.
     #[error("{0}")]
     Home(#[from] HomeProblem),
+}
+
+/// What was tried with a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// To read it.
+    Read,
+    /// To make, write, move or lock it.
+    Write,
+}
+
+impl fmt::Display for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Read => "read",
+            Self::Write => "write",
+        })
+    }
 }
 
 /// What is wrong with a home directory.
@@ -478,8 +498,12 @@ impl Error {
         Self::Refused(Box::new(refused))
     }
 
-    pub(crate) fn io(verb: &str, path: &Path, source: io::Error) -> Self {
-        Self::Io { what: format!("{verb} {}", path.display()), source }
+    pub(crate) fn read(path: &Path, source: io::Error) -> Self {
+        Self::Io { task: Task::Read, path: path.display().to_string(), source }
+    }
+
+    pub(crate) fn write(path: &Path, source: io::Error) -> Self {
+        Self::Io { task: Task::Write, path: path.display().to_string(), source }
     }
 
     pub(crate) fn damaged(path: &Path, detail: impl fmt::Display) -> Self {

@@ -21,7 +21,7 @@ pub enum Access {
 
 /// Writes a file so that a crash leaves the old one or the new one.
 pub fn write(path: &Path, bytes: &[u8], access: Access) -> Result<()> {
-    write_inner(path, bytes, access).map_err(|source| Error::io("write", path, source))
+    write_inner(path, bytes, access).map_err(|source| Error::write(path, source))
 }
 
 fn write_inner(path: &Path, bytes: &[u8], access: Access) -> io::Result<()> {
@@ -47,7 +47,7 @@ pub fn write_lazily(path: &Path, bytes: &[u8]) -> Result<()> {
     let temporary = path.with_extension("new");
     fs::write(&temporary, bytes)
         .and_then(|()| fs::rename(&temporary, path))
-        .map_err(|source| Error::io("write", path, source))
+        .map_err(|source| Error::write(path, source))
 }
 
 fn create(path: &Path, access: Access) -> io::Result<File> {
@@ -77,7 +77,7 @@ pub fn make_directory(path: &Path) -> Result<()> {
         use std::os::unix::fs::DirBuilderExt as _;
         builder.mode(0o700);
     }
-    builder.create(path).map_err(|source| Error::io("create", path, source))
+    builder.create(path).map_err(|source| Error::write(path, source))
 }
 
 /// Reads a file, or nothing if there is none.
@@ -85,7 +85,7 @@ pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::io("read", path, error)),
+        Err(error) => Err(Error::read(path, error)),
     }
 }
 
@@ -104,11 +104,11 @@ impl Lock {
             .truncate(false)
             .write(true)
             .open(path)
-            .map_err(|source| Error::io("open", path, source))?;
+            .map_err(|source| Error::write(path, source))?;
         match file.try_lock() {
             Ok(()) => Ok(Some(Self { _file: file })),
             Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(source)) => Err(Error::io("lock", path, source)),
+            Err(TryLockError::Error(source)) => Err(Error::write(path, source)),
         }
     }
 
@@ -135,10 +135,7 @@ where
 {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(error) => Err(Error::Io {
-            what: "finish a task that writes to disk".to_owned(),
-            source: io::Error::other(error),
-        }),
+        Err(error) => Err(Error::write(Path::new("to the disk"), io::Error::other(error))),
     }
 }
 

@@ -23,10 +23,10 @@ mod tls;
 
 pub use axis_proto::{self as proto, reason::Language, token::EnrolmentToken};
 
-pub use client::{Client, ClientOptions};
+pub use client::{Client, ClientOptions, OnRetry};
 pub use directory::Directory;
 pub use enrol::{Enrolled, Renew};
-pub use error::{Cause, Error, HomeProblem, Refused, Result, Unreachable, Verification, Violation};
+pub use error::{Cause, Error, HomeProblem, Refused, Result, Task, Unreachable, Verification, Violation};
 pub use feed::{Feed, FeedItem, FeedOptions};
 pub use home::Profile;
 pub use names::safe as safe_file_name;

@@ -141,7 +141,7 @@ pub(crate) fn verify_delivery(
 
 /// Names the error of a receipt file.
 pub fn load(path: &Path) -> Result<Receipt> {
-    let bytes = std::fs::read(path).map_err(|source| Error::io("read", path, source))?;
+    let bytes = std::fs::read(path).map_err(|source| Error::read(path, source))?;
     from_json(&String::from_utf8_lossy(&bytes))
 }
 

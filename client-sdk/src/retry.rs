@@ -6,10 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::error::{Again, Error, Result};
+use crate::{
+    client::OnRetry,
+    error::{Again, Error, Result},
+};
 
 /// How patiently to try.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Patience {
     /// The first pause, about; it doubles with each attempt.
     pub first_pause: Duration,
@@ -17,6 +20,8 @@ pub struct Patience {
     pub longest_pause: Duration,
     /// How long to go on without any progress.
     pub deadline: Duration,
+    /// Who is told of it.
+    pub on_retry: Option<OnRetry>,
 }
 
 /// How often to try again after the hub itself failed.
@@ -84,6 +89,9 @@ impl Effort {
     /// Pauses, or gives the error back if there should be no other attempt.
     pub async fn wait(&mut self, error: Error) -> Result<()> {
         let Some(pause) = self.pause(&error) else { return Err(error) };
+        if let Some(on_retry) = &self.patience.on_retry {
+            on_retry.tell(&error, pause);
+        }
         tracing::debug!(error = %error, pause_ms = pause.as_millis() as u64, "trying again");
         tokio::time::sleep(pause).await;
         Ok(())
@@ -113,6 +121,7 @@ mod tests {
         first_pause: Duration::from_millis(100),
         longest_pause: Duration::from_secs(10),
         deadline: Duration::from_secs(60),
+        on_retry: None,
     };
 
     fn refusal(reason: axis_proto::hub::v1::Reason, retry_after_ms: u64) -> Error {

@@ -112,7 +112,7 @@ impl ReceivedDocument {
     where
         W: AsyncWrite + Unpin + Send,
     {
-        let failed = |source| Error::Io { what: format!("write {}", self.name()), source };
+        let failed = |source| Error::write(Path::new(self.name()), source);
         match &self.bytes {
             Some(bytes) => target.write_all(bytes).await.map_err(failed)?,
             None => {
@@ -132,7 +132,7 @@ impl ReceivedDocument {
         if self.is_saved(path).await? {
             return Ok(());
         }
-        let failed = |source| Error::io("write", path, source);
+        let failed = |source| Error::write(path, source);
         let part = part_of(path);
         let mut file = match &self.bytes {
             Some(bytes) => {
@@ -158,14 +158,14 @@ impl ReceivedDocument {
             let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
             std::fs::rename(&part, &path)
                 .and_then(|()| files::sync_directory(&folder))
-                .map_err(|source| Error::io("write", &path, source))
+                .map_err(|source| Error::write(&path, source))
         })
         .await
     }
 
     /// Whether a file is there already with exactly these bytes.
     async fn is_saved(&self, path: &Path) -> Result<bool> {
-        let failed = |source| Error::io("read", path, source);
+        let failed = |source| Error::read(path, source);
         let mut file = match File::open(path).await {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
             file => file.map_err(failed)?,
@@ -179,7 +179,7 @@ impl ReceivedDocument {
     }
 
     async fn save_part(&self, part: &Path, watch: Watch<'_>) -> Result<File> {
-        let failed = |source| Error::io("write", part, source);
+        let failed = |source| Error::write(part, source);
         let mut options = OpenOptions::new();
         let mut file =
             options.read(true).write(true).create(true).truncate(false).open(part).await.map_err(failed)?;
@@ -282,8 +282,8 @@ impl<'a, W: AsyncWrite + Unpin> Sink<'a, W> {
         if chunk.len() as u64 > size - self.done {
             return Err(wrong_size(self.document.name(), self.done + chunk.len() as u64, size).into());
         }
-        let what = || format!("write {}", self.document.name());
-        self.target.write_all(chunk).await.map_err(|source| Error::Io { what: what(), source })?;
+        let written = self.target.write_all(chunk).await;
+        written.map_err(|source| Error::write(Path::new(self.document.name()), source))?;
         self.digest.update(chunk);
         self.done += chunk.len() as u64;
         self.tell();

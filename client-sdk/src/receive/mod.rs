@@ -9,7 +9,10 @@ mod save;
 use std::{
     ops::RangeInclusive,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -102,12 +105,19 @@ impl ReceiveOptions {
 #[derive(Debug)]
 pub struct Deliveries {
     items: mpsc::Receiver<Result<Received>>,
+    unsettled: Arc<AtomicU64>,
 }
 
 impl Deliveries {
     /// The next one, or nothing when the stream has ended.
     pub async fn next(&mut self) -> Option<Result<Received>> {
         self.items.recv().await
+    }
+
+    /// How many deliveries of the mailbox were not settled when the hub last
+    /// said: waiting, held, or to be offered again later.
+    pub fn unsettled(&self) -> u64 {
+        self.unsettled.load(Ordering::Relaxed)
     }
 }
 
@@ -149,17 +159,19 @@ impl Client {
         let ledger = Ledger::open(&inner.home.mailbox())?;
         let held_max = options.held_max.clamp(1, 1_000);
         let (sender, items) = mpsc::channel(held_max as usize);
+        let unsettled = Arc::new(AtomicU64::new(0));
         let receiver = Receiver {
             credit: Arc::new(Credit::new(held_max)),
             left: options.deliveries_max,
             ledger,
             ledger_written: Instant::now(),
             items: sender,
+            unsettled: unsettled.clone(),
             inner,
             options,
         };
         tokio::spawn(receiver.run(lock));
-        Ok(Deliveries { items })
+        Ok(Deliveries { items, unsettled })
     }
 
     /// The ledger of mailbox numbers, as it was last written.
@@ -179,6 +191,7 @@ struct Receiver {
     ledger: Ledger,
     ledger_written: Instant,
     items: mpsc::Sender<Result<Received>>,
+    unsettled: Arc<AtomicU64>,
 }
 
 /// Why a conversation with the hub ended.
@@ -376,6 +389,7 @@ impl Receiver {
 
     /// Where the mailbox stands; whether anybody still listens.
     async fn progress(&mut self, progress: &MailboxProgress) -> bool {
+        self.unsettled.store(progress.waiting, Ordering::Relaxed);
         let result = self.ledger.numbers.progress(progress.high, progress.floor);
         self.write_ledger();
         match result {

@@ -15,7 +15,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use axis_proto::envelope::v1::{DocumentMetadata, RecipientKind};
+use axis_proto::{
+    envelope::v1::{DocumentMetadata, RecipientKind},
+    limits::EXPIRES_DEFAULT_MS,
+};
 use prost::Message as _;
 use serde_json::{Map, Value, json};
 
@@ -47,7 +50,7 @@ impl Received {
     pub async fn save(&self, into: &Path, watch: Watch<'_>) -> Result<Saved> {
         let sender = into.join(self.sender().as_str());
         let folder = sender.join(self.envelope_id().to_string());
-        tokio::fs::create_dir_all(&folder).await.map_err(|source| Error::io("create", &folder, source))?;
+        tokio::fs::create_dir_all(&folder).await.map_err(|source| Error::write(&folder, source))?;
 
         let mut taken = Taken::with(&[ENVELOPE, SEALED]);
         let mut documents = Vec::with_capacity(self.documents().len());
@@ -70,7 +73,7 @@ impl Received {
             files::write(&path, format!("{whole:#}\n").as_bytes(), Access::Default)?;
             // the folder itself may be new as well
             for folder in [&sender, &into] {
-                files::sync_directory(folder).map_err(|source| Error::io("sync", folder, source))?;
+                files::sync_directory(folder).map_err(|source| Error::write(folder, source))?;
             }
             Ok(Saved { folder, documents })
         })
@@ -112,7 +115,10 @@ impl Received {
             "groups": envelope.groups,
             "priority": priority(envelope.priority),
             "created_unix_ms": envelope.created_unix_ms,
-            "expires_unix_ms": envelope.expires_unix_ms,
+            "expires_unix_ms": match envelope.expires_unix_ms {
+                0 => envelope.created_unix_ms.saturating_add(EXPIRES_DEFAULT_MS),
+                expires => expires,
+            },
             "in_reply_to": reply,
             "metadata": metadata(self.metadata()),
             "documents": documents,
@@ -141,7 +147,7 @@ impl Received {
 fn read_deliveries(path: &Path) -> Result<Vec<Value>> {
     let bytes = match fs::read(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        bytes => bytes.map_err(|source| Error::io("read", path, source))?,
+        bytes => bytes.map_err(|source| Error::read(path, source))?,
     };
     // ours, whole or not at all; if somebody else has changed it, it is written anew
     let whole: Value = serde_json::from_slice(&bytes).unwrap_or_default();

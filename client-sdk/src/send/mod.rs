@@ -169,7 +169,7 @@ async fn take(
     let (copy, relative) = draft.document(index);
     let (reader, total, read_from, kept): (Box<dyn AsyncRead + Send + Unpin>, u64, _, _) = match source {
         Source::Path(path) => {
-            let failed = |source| Error::io("read", &path, source);
+            let failed = |source| Error::read(&path, source);
             let file = File::open(&path).await.map_err(failed)?;
             let metadata = file.metadata().await.map_err(failed)?;
             if metadata.is_dir() {
@@ -201,7 +201,7 @@ async fn read_through(
     tell: &(dyn Fn(u64) + Send + Sync),
 ) -> Result<(Digest, u64)> {
     let mut target = match copy {
-        Some(path) => Some(File::create(path).await.map_err(|source| Error::io("write", path, source))?),
+        Some(path) => Some(File::create(path).await.map_err(|source| Error::write(path, source))?),
         None => None,
     };
     let mut digest = Sha256::new();
@@ -209,18 +209,18 @@ async fn read_through(
     let mut buffer = vec![0; 256 * 1024];
     loop {
         tell(size);
-        let read = reader.read(&mut buffer).await.map_err(|source| Error::io("read", origin, source))?;
+        let read = reader.read(&mut buffer).await.map_err(|source| Error::read(origin, source))?;
         if read == 0 {
             break;
         }
         digest.update(&buffer[..read]);
         size += read as u64;
         if let (Some(target), Some(path)) = (&mut target, copy) {
-            target.write_all(&buffer[..read]).await.map_err(|source| Error::io("write", path, source))?;
+            target.write_all(&buffer[..read]).await.map_err(|source| Error::write(path, source))?;
         }
     }
     if let (Some(mut target), Some(path)) = (target, copy) {
-        let failed = |source| Error::io("write", path, source);
+        let failed = |source| Error::write(path, source);
         target.flush().await.map_err(failed)?;
         target.sync_all().await.map_err(failed)?;
     }
@@ -283,7 +283,7 @@ async fn submit_once(inner: &Inner, entry: &Entry) -> Result<SubmitResponse> {
     let mut documents = Vec::new();
     for document in entry.plan.documents.iter().filter(|document| document.inline) {
         let path = entry.path(document);
-        let bytes = tokio::fs::read(&path).await.map_err(|source| Error::io("read", &path, source))?;
+        let bytes = tokio::fs::read(&path).await.map_err(|source| Error::read(&path, source))?;
         documents.push(Bytes::from(bytes));
     }
     let request = SubmitRequest { sealed_envelope: Some(entry.sealed.clone()), documents };

@@ -93,7 +93,7 @@ impl Draft {
         files::sync_directory(&self.folder.join("documents"))
             .and_then(|()| fs::rename(&self.folder, &folder))
             .and_then(|()| files::sync_directory(&home.outbox()))
-            .map_err(|source| Error::io("keep in the outbox", &folder, source))?;
+            .map_err(|source| Error::write(&folder, source))?;
         self.finished = true;
         let lock = self.lock.take();
         Ok(Entry { home: home.clone(), folder, sealed: sealed.clone(), plan, _lock: lock })
@@ -190,7 +190,7 @@ impl Entry {
         moved
             .and_then(|()| files::sync_directory(&place))
             .and_then(|()| files::sync_directory(&self.home.outbox()))
-            .map_err(|source| Error::io("move out of the outbox", &self.folder, source))
+            .map_err(|source| Error::write(&self.folder, source))
     }
 }
 
@@ -217,7 +217,7 @@ pub fn kept(home: &Home, envelope_id: &EnvelopeId) -> Result<Option<Kept>> {
 /// are removed.
 pub fn waiting(home: &Home) -> Result<Vec<EnvelopeId>> {
     let mut waiting = Vec::new();
-    for name in names(&home.outbox()).map_err(|source| Error::io("read", &home.outbox(), source))? {
+    for name in names(&home.outbox()).map_err(|source| Error::read(&home.outbox(), source))? {
         if let Ok(envelope_id) = name.parse() {
             waiting.push(envelope_id);
         } else if name.starts_with(".new-") {
@@ -241,18 +241,18 @@ fn names(folder: &Path) -> io::Result<Vec<String>> {
 
 fn read_plan(folder: &Path) -> Result<Plan> {
     let path = folder.join("plan.json");
-    let bytes = fs::read(&path).map_err(|source| Error::io("read", &path, source))?;
+    let bytes = fs::read(&path).map_err(|source| Error::read(&path, source))?;
     serde_json::from_slice(&bytes).map_err(|error| Error::damaged(&path, error))
 }
 
 fn read_sealed(folder: &Path) -> Result<SealedEnvelope> {
     let path = folder.join("sealed.bin");
-    let bytes = fs::read(&path).map_err(|source| Error::io("read", &path, source))?;
+    let bytes = fs::read(&path).map_err(|source| Error::read(&path, source))?;
     SealedEnvelope::decode(bytes.as_slice()).map_err(|error| Error::damaged(&path, error))
 }
 
 fn saved_receipt(folder: &Path) -> Result<Option<Receipt>> {
-    let names = names(folder).map_err(|source| Error::io("read", folder, source))?;
+    let names = names(folder).map_err(|source| Error::read(folder, source))?;
     let name = names.iter().find(|name| name.ends_with(".receipt.json") && !name.starts_with('.'));
     name.map(|name| receipt::load(&folder.join(name))).transpose()
 }

@@ -74,7 +74,7 @@ async fn upload_from(
     offset: u64,
     watch: Watch<'_>,
 ) -> Result<UploadResponse> {
-    let failed = |source| Error::io("read", path, source);
+    let failed = |source| Error::read(path, source);
     let mut file = File::open(path).await.map_err(failed)?;
     if file.metadata().await.map_err(failed)?.len() != document.size {
         let detail = format!("{} has changed since it was sealed", path.display());

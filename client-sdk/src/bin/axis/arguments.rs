@@ -7,7 +7,7 @@ use axis_client::{
     Language,
     proto::{
         envelope::v1::Priority,
-        id::{AgencyCode, EnvelopeId, GroupId},
+        id::{AgencyCode, EnvelopeId, GroupId, KeyId},
     },
 };
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand};
@@ -41,12 +41,14 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 pub struct Enroll {
-    #[arg(value_name = "TOKEN", required_unless_present = "renew")]
+    #[arg(value_name = "TOKEN", required_unless_present_any = ["renew", "revoke_signing_key"])]
     pub token: Option<String>,
     #[arg(long)]
     pub renew: bool,
     #[arg(long, requires = "renew", conflicts_with = "token")]
     pub signing_key: bool,
+    #[arg(long, value_name = "KEY_ID", conflicts_with_all = ["token", "renew"])]
+    pub revoke_signing_key: Option<KeyId>,
 }
 
 #[derive(Debug, Args)]

@@ -4,10 +4,10 @@ use std::{io::Read as _, path::Path, time::Duration};
 
 use axis_client::{
     Client, ClientOptions, Deliveries, EnrolmentToken, Error, FeedOptions, Outgoing, ReceiveOptions,
-    Received, Renew, Sent,
+    Received, Renew, Sent, Task,
     proto::{
         envelope::v1::Signer,
-        hub::v1::{DeliveryState, TrackResponse},
+        hub::v1::{DeliveryState, Reason, TrackResponse},
         id::{AgencyCode, EnvelopeId},
         note::CheckpointVerifier,
         record::v1::{Agency, AgencyState},
@@ -65,6 +65,15 @@ impl Session<'_> {
     // enroll
 
     async fn enroll(&self, arguments: arguments::Enroll) -> Done {
+        if let Some(key_id) = &arguments.revoke_signing_key {
+            let client = self.client().await?;
+            client.revoke_signing_key(key_id).await?;
+            self.output.result(
+                || self.output.text(Word::KeyRevoked, &[("key", key_id)]),
+                || json!({ "revoked": key_id.to_string() }),
+            );
+            return Ok(());
+        }
         let Some(token) = arguments.token else { return self.renew(arguments.signing_key).await };
         let token = token_of(&token)?;
         let enrolled = if arguments.renew {
@@ -100,12 +109,24 @@ impl Session<'_> {
     async fn renew(&self, signing_key: bool) -> Done {
         let client = Client::connect_with(self.home, self.options.clone()).await?;
         let what = if signing_key { Renew::CertificateAndSigningKey } else { Renew::Certificate };
+        let former = client.key_id();
         client.renew(what).await?;
         let until = client.certificate_expires_unix_ms().unwrap_or_default();
         self.output.result(
             || self.output.text(Word::Renewed, &[("until", &time(until))]),
-            || json!({ "system": client.system_id().as_str(), "certificate_until": time_json(until) }),
+            || {
+                json!({
+                    "system": client.system_id().as_str(),
+                    "certificate_until": time_json(until),
+                    "key_id": client.key_id().to_string(),
+                    "former_key_id": signing_key.then(|| former.to_string()),
+                })
+            },
         );
+        if signing_key {
+            self.output.say(Word::FormerKey, &[("key", &former)]);
+            self.output.hint(Word::HintRevokeKey, &[("key", &former)]);
+        }
         Ok(())
     }
 
@@ -130,10 +151,12 @@ impl Session<'_> {
                 Ok(())
             }
             Err(error) => {
-                if matches!(error, Error::Refused(_)) {
+                failure::tell(&error, self.output, self.home);
+                // this reason says so itself
+                if matches!(&error, Error::Refused(refused) if refused.reason != Reason::RecipientsRefused) {
                     self.output.say(Word::NothingSent, &[]);
                 }
-                Err(error.into())
+                Err(Failure::Told(Failure::from(error).status()))
             }
         }
     }
@@ -222,7 +245,11 @@ impl Session<'_> {
             }
         }
         match count {
-            0 if worst.is_none() => self.output.say(Word::NothingWaits, &[]),
+            0 if worst.is_some() => {}
+            0 if deliveries.unsettled() > 0 => {
+                self.output.say(Word::NothingNow, &[("count", &deliveries.unsettled())]);
+            }
+            0 => self.output.say(Word::NothingWaits, &[]),
             _ => self.output.say(Word::Total, &[("count", &count)]),
         }
         worst.map_or(Ok(()), |status| Err(Failure::Told(status)))
@@ -505,10 +532,11 @@ fn token_of(text: &str) -> Result<EnrolmentToken, Failure> {
     let mut text = text.to_owned();
     if text == "-" {
         text.clear();
-        std::io::stdin()
-            .take(4_096)
-            .read_to_string(&mut text)
-            .map_err(|source| Error::Io { what: "read the token".to_owned(), source })?;
+        std::io::stdin().take(4_096).read_to_string(&mut text).map_err(|source| Error::Io {
+            task: Task::Read,
+            path: "-".to_owned(),
+            source,
+        })?;
     }
     if text.trim().is_empty() {
         return Err(Failure::said(Status::Usage, Word::TokenNeeded, Vec::new(), Some(Word::HintToken)));

@@ -2,10 +2,10 @@
 //! next, in the user's language, and an exit status that scripts can tell
 //! apart.
 
-use std::path::Path;
+use std::{io::ErrorKind, path::Path};
 
 use axis_client::{
-    Cause, Error, HomeProblem, Refused,
+    Cause, Error, HomeProblem, Refused, Task,
     proto::hub::v1::{Reason, Remedy},
 };
 use serde_json::json;
@@ -167,7 +167,17 @@ pub fn message(error: &Error, output: &Output) -> String {
             output.text(Word::MailboxGap, &[("numbers", &numbers.join(", ")), ("floor", floor)])
         }
         Error::Pending { source, .. } => message(source, output),
-        Error::Io { what, source } => output.text(Word::CannotDo, &[("what", what), ("why", source)]),
+        Error::Io { task, path, source } => {
+            let word = if *task == Task::Read { Word::CannotRead } else { Word::CannotWrite };
+            let why = match source.kind() {
+                ErrorKind::NotFound => output.word(Word::FileNotFound).to_owned(),
+                ErrorKind::PermissionDenied => output.word(Word::FileNotAllowed).to_owned(),
+                ErrorKind::IsADirectory => output.word(Word::FileIsFolder).to_owned(),
+                ErrorKind::StorageFull => output.word(Word::DiskFull).to_owned(),
+                _ => source.to_string(),
+            };
+            output.text(word, &[("path", path), ("why", &why)])
+        }
         Error::Home(problem) => match problem {
             HomeProblem::NotEnrolled { home } => output.text(Word::NotEnrolled, &[("home", home)]),
             HomeProblem::AlreadyEnrolled { home, system } => {
@@ -190,7 +200,8 @@ pub fn message(error: &Error, output: &Output) -> String {
 fn details(refused: &Refused, output: &Output) {
     for violation in &refused.violations {
         let why = match violation.reason {
-            Reason::Unspecified => String::new(),
+            // said above already
+            reason if reason == refused.reason || reason == Reason::Unspecified => String::new(),
             reason => format!("{} ", reason.message(output.language)),
         };
         output.line(&format!("  {}: {why}{}", violation.field, violation.message));

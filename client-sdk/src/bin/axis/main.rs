@@ -8,9 +8,14 @@ mod failure;
 mod output;
 mod words;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
-use axis_client::ClientOptions;
+use axis_client::{ClientOptions, OnRetry};
 use clap::FromArgMatches as _;
 
 use crate::{arguments::Arguments, commands::Session, output::Output};
@@ -30,10 +35,12 @@ fn main() -> ExitCode {
         )
         .init();
 
-    let output = Output::new(arguments.lang.unwrap_or(language), arguments.json);
+    let output = Arc::new(Output::new(arguments.lang.unwrap_or(language), arguments.json));
     let home = arguments.home.unwrap_or_else(default_home);
     let mut options = ClientOptions::default();
     options.language = output.language;
+    options.deadline = DEADLINE;
+    options.on_retry = Some(tell_retries(output.clone()));
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -51,6 +58,24 @@ fn main() -> ExitCode {
             ExitCode::from(failure.status() as u8)
         }
     }
+}
+
+/// How long somebody at a shell waits without anything moving.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// How often that is said, and how long a hiccup may last unsaid.
+const RETRY_WORD_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Says that something is tried again, now and then.
+fn tell_retries(output: Arc<Output>) -> OnRetry {
+    let said = Mutex::new(None::<Instant>);
+    OnRetry::new(move |error, pause| {
+        let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = said.is_none_or(|said| said.elapsed() >= RETRY_WORD_INTERVAL);
+        if due && pause >= Duration::from_millis(500) {
+            *said = Some(Instant::now());
+            output.say(words::Word::Retrying, &[("why", &failure::message(error, &output))]);
+        }
+    })
 }
 
 fn default_home() -> PathBuf {

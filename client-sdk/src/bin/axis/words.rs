@@ -68,6 +68,15 @@ words! {
         en: "this system's certificate ends on {until}",
         vi: "chứng thư của hệ thống hết hạn ngày {until}"
     }
+    FormerKey {
+        en: "the former signing key {key} stays valid",
+        vi: "khóa ký cũ {key} vẫn còn hiệu lực"
+    }
+    HintRevokeKey {
+        en: "once the outbox is empty: axis enroll --revoke-signing-key {key}",
+        vi: "khi không còn gói tin chờ gửi: axis enroll --revoke-signing-key {key}"
+    }
+    KeyRevoked { en: "revoked the signing key {key}", vi: "đã thu hồi khóa ký {key}" }
     HintRenew { en: "axis enroll --renew", vi: "axis enroll --renew" }
 
     // send
@@ -115,6 +124,10 @@ words! {
         vi: "chưa xác nhận: văn bản sẽ được gửi lại"
     }
     NothingWaits { en: "nothing waits", vi: "không có văn bản nào đang chờ" }
+    NothingNow {
+        en: "nothing to take now; {count} are held elsewhere or come again later",
+        vi: "chưa có gì để nhận; {count} văn bản đang được giữ hoặc sẽ gửi lại sau"
+    }
     Waiting { en: "waiting for documents; stop with Ctrl-C", vi: "đang chờ văn bản; dừng bằng Ctrl-C" }
     Total { en: "{count} received", vi: "đã nhận {count}" }
 
@@ -255,7 +268,16 @@ words! {
         en: "another process receives with {home}",
         vi: "một tiến trình khác đang nhận văn bản với {home}"
     }
-    CannotDo { en: "cannot {what}: {why}", vi: "không thực hiện được ({what}): {why}" }
+    CannotRead { en: "cannot read {path}: {why}", vi: "không đọc được {path}: {why}" }
+    CannotWrite { en: "cannot write {path}: {why}", vi: "không ghi được {path}: {why}" }
+    FileNotFound { en: "there is no such file", vi: "không có tệp này" }
+    FileNotAllowed { en: "permission denied", vi: "không có quyền truy cập" }
+    FileIsFolder { en: "it is a folder", vi: "đây là thư mục" }
+    DiskFull { en: "the disk is full", vi: "ổ đĩa đã đầy" }
+    Retrying {
+        en: "{why}; trying again, stop with Ctrl-C",
+        vi: "{why}; đang thử lại, dừng bằng Ctrl-C"
+    }
 
     // what to do next
     HintFixRequest {
@@ -358,6 +380,11 @@ pub const HELP: &[(&str, &str, &str)] = &[
         "enroll.signing_key",
         "With --renew and no token: make a new signing key too",
         "Khi --renew không có mã: tạo cả khóa ký mới",
+    ),
+    (
+        "enroll.revoke_signing_key",
+        "Revoke one of this system's signing keys, at once",
+        "Thu hồi ngay một khóa ký của hệ thống",
     ),
     ("send", "Send files to agencies", "Gửi tệp đến các cơ quan"),
     ("send.from", "Code of the sending agency", "Mã định danh cơ quan gửi"),
