@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+pub use axis_proto::limits::{EXPIRES_DEFAULT_MS, EXPIRES_MAX_MS, RECORD_BYTES_MAX};
+
 /// A millisecond count, as records hold times.
 pub type Millis = u64;
 
@@ -39,10 +41,6 @@ pub const OPERATOR_BYTES_MAX: usize = 64;
 pub const CREATED_AGE_MAX_MS: Millis = 30 * DAY_MS;
 /// Furthest `created` in the future: what clocks may differ by.
 pub const CREATED_AHEAD_MAX_MS: Millis = 5 * MINUTE_MS;
-/// Deadline of an envelope that names none, counted from `created`.
-pub const EXPIRES_DEFAULT_MS: Millis = 30 * DAY_MS;
-/// Furthest deadline, counted from `created`.
-pub const EXPIRES_MAX_MS: Millis = 366 * DAY_MS;
 /// How long before its deadline a delivery is warned of; a tenth of its life
 /// if that is shorter.
 pub const EXPIRY_WARNING_MS: Millis = 3 * DAY_MS;
@@ -99,8 +97,6 @@ pub const COMMIT_QUEUE_MAX: usize = 4_096;
 pub const TICK_RECORDS_MAX: usize = 512;
 /// Most recipients of one Consigned record.
 pub const CONSIGN_MAX: usize = 512;
-/// Most bytes of one record.
-pub const RECORD_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of recent batches that are kept in memory for receipts and
 /// deliveries.
 pub const RECENT_BYTES_MAX: usize = 32 * 1024 * 1024;
