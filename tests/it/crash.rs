@@ -41,9 +41,12 @@ async fn killed_at_random_moments_under_load() -> anyhow::Result<()> {
     let mut random = fastrand::Rng::with_seed(seed());
     let mut hub = HubProcess::start().await?;
     let told = Arc::new(Told::default());
-    let mut tasks = Vec::new();
+    let mut ministries = Vec::new();
     for code in CODES {
-        let ministry = Arc::new(hub.ministry(&code.to_lowercase(), &[code]).await?);
+        ministries.push((code, Arc::new(hub.ministry(&code.to_lowercase(), &[code]).await?)));
+    }
+    let mut tasks = Vec::new();
+    for (code, ministry) in ministries {
         for _ in 0..3 {
             tasks.push(tokio::spawn(send(code, Arc::clone(&ministry), Arc::clone(&told))));
         }

@@ -139,7 +139,7 @@ async fn bad_signature() -> anyhow::Result<()> {
     payload[last] ^= 1;
     sealed.payload = payload.into();
     let answer = situation.submit(sealed, vec![Bytes::from_static(b"file")]).await;
-    is_refused(answer, Reason::SignatureInvalid, "sealed_envelope.signatures[0]");
+    is_refused(answer, Reason::SignatureInvalid, "sealed_envelope.signatures[0].sig");
     situation.ends_empty().await
 }
 
@@ -150,7 +150,7 @@ async fn unknown_key() -> anyhow::Result<()> {
     let payload = situation.vpcp.envelope("G18", b"file").encode_to_vec();
     let sealed = seal(PayloadType::Envelope, payload, &[&stranger]);
     let answer = situation.submit(sealed, vec![Bytes::from_static(b"file")]).await;
-    is_refused(answer, Reason::KeyUnknown, "sealed_envelope.signatures[0]");
+    is_refused(answer, Reason::KeyUnknown, "sealed_envelope.signatures[0].keyid");
     situation.ends_empty().await
 }
 
@@ -161,7 +161,7 @@ async fn another_systems_key() -> anyhow::Result<()> {
     let payload = situation.vpcp.envelope("H53", b"file").encode_to_vec();
     let sealed = seal(PayloadType::Envelope, payload, &[&theirs]);
     let answer = situation.submit(sealed, vec![Bytes::from_static(b"file")]).await;
-    is_refused(answer, Reason::KeyUnknown, "sealed_envelope.signatures[0]");
+    is_refused(answer, Reason::KeyUnknown, "sealed_envelope.signatures[0].keyid");
     situation.ends_empty().await
 }
 
@@ -200,7 +200,7 @@ async fn digest_of_no_document_that_came_along() -> anyhow::Result<()> {
 #[tokio::test]
 async fn size_that_is_not_the_documents() -> anyhow::Result<()> {
     let change = |envelope: &mut Envelope| documents(envelope)[0].size = 5;
-    check(change, Reason::SizeMismatch, "envelope.document.documents[0].size").await
+    check(change, Reason::SizeMismatch, "documents[0]").await
 }
 
 #[tokio::test]
@@ -346,8 +346,7 @@ async fn uploads_that_are_not_what_they_say() -> anyhow::Result<()> {
 
     let answer = calls.upload(tokio_stream::iter([start(3), chunk(b"later")])).await.map(|_| ());
     is_refused(answer, Reason::OffsetMismatch, "");
-    let answer =
-        calls.upload(tokio_stream::iter([start(0), chunk(b"12345678"), chunk(b"9")])).await.map(|_| ());
+    let answer = calls.upload(tokio_stream::iter([start(0), chunk(b"123456789")])).await.map(|_| ());
     is_refused(answer, Reason::SizeMismatch, "");
     let answer = calls.upload(tokio_stream::iter([chunk(b"no start")])).await.map(|_| ());
     is_refused(answer, Reason::FieldInvalid, "start");
