@@ -40,8 +40,9 @@ use crate::{
     state::{Read, State, read_once},
 };
 
-/// Most deliveries that one round of a dispatcher leases: a commit's worth.
-const ROUND_MAX: usize = 256;
+/// Most deliveries that one round of a dispatcher leases: enough to fill a
+/// commit, few enough that looking for them keeps no writer waiting.
+const ROUND_MAX: usize = 64;
 /// How long a dispatcher waits after a commit that failed or leased nothing.
 const PAUSE: Duration = Duration::from_millis(200);
 /// How often a dispatcher looks at the clock while a delivery backs off: the

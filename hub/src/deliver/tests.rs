@@ -333,6 +333,14 @@ async fn a_nacked_delivery_comes_again_when_it_is_due() {
 }
 
 #[tokio::test]
+async fn deliveries_go_on_when_the_clock_has_jumped() {
+    let world = World::new().await;
+    world.send(10, Priority::Normal).await;
+    world.clock.jump_to(START + 40 * crate::limits::DAY_MS);
+    assert_eq!(round(&mut world.take(1)).await.len(), 1);
+}
+
+#[tokio::test]
 async fn what_waits_for_a_suspended_system_is_held() {
     let world = World::new().await;
     let set = |state| Command::SetSystemState {
