@@ -165,6 +165,44 @@ async fn another_systems_key() -> anyhow::Result<()> {
     situation.ends_empty().await
 }
 
+/// Limits the misbehaving system's key, then submits.
+async fn with_limited_key(agencies: &[&str], valid_until_unix_ms: u64, reason: Reason) -> anyhow::Result<()> {
+    let situation = Situation::new().await?;
+    let limit = axis_proto::admin::v1::LimitSigningKeyRequest {
+        key_id: Bytes::copy_from_slice(situation.vpcp.key.public().key_id().as_bytes()),
+        agencies: agencies.iter().map(|code| (*code).into()).collect(),
+        valid_until_unix_ms,
+        remark: "giới hạn".into(),
+    };
+    situation.hub.admin().await?.limit_signing_key(limit).await?;
+    let sealed = situation.vpcp.seal(&situation.vpcp.envelope("G18", b"file"));
+    let answer = situation.submit(sealed, vec![Bytes::from_static(b"file")]).await;
+    is_refused(answer, reason, "sealed_envelope.signatures[0].keyid");
+    situation.ends_empty().await
+}
+
+#[tokio::test]
+async fn expired_key() -> anyhow::Result<()> {
+    with_limited_key(&[], 1, Reason::KeyExpired).await
+}
+
+#[tokio::test]
+async fn out_of_scope_key() -> anyhow::Result<()> {
+    with_limited_key(&["H53"], 0, Reason::KeyOutOfScope).await
+}
+
+#[tokio::test]
+async fn revoked_key() -> anyhow::Result<()> {
+    let situation = Situation::new().await?;
+    let key_id = Bytes::copy_from_slice(situation.vpcp.key.public().key_id().as_bytes());
+    let revoke = axis_proto::admin::v1::RevokeSigningKeyRequest { key_id, remark: "lộ khóa".into() };
+    situation.hub.admin().await?.revoke_signing_key(revoke).await?;
+    let sealed = situation.vpcp.seal(&situation.vpcp.envelope("G18", b"file"));
+    let answer = situation.submit(sealed, vec![Bytes::from_static(b"file")]).await;
+    is_refused(answer, Reason::KeyRevoked, "sealed_envelope.signatures[0].keyid");
+    situation.ends_empty().await
+}
+
 #[tokio::test]
 async fn wrong_payload_type() -> anyhow::Result<()> {
     let situation = Situation::new().await?;

@@ -305,6 +305,21 @@ pub enum KeyCommand {
         #[command(flatten)]
         output: Output,
     },
+    /// Limit which agencies a signing key may sign for, and until when; what
+    /// is not named is without limit.
+    Limit {
+        /// Its id, as `key list` prints it.
+        key: KeyId,
+        /// An agency that it may sign for; repeat it for more.
+        #[arg(long = "agency")]
+        agencies: Vec<AgencyCode>,
+        /// When its validity ends, such as `2026-12-31T17:00:00+07:00`.
+        #[arg(long)]
+        until: Option<jiff::Timestamp>,
+        /// Why.
+        #[command(flatten)]
+        remark: Remark,
+    },
     /// Revoke a signing key, at once.
     Revoke {
         /// Its id, as `key list` prints it.

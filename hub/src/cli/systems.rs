@@ -13,8 +13,9 @@ use std::path::Path;
 use axis_hub::{clock::Clock, observe::words};
 use axis_proto::{
     admin::v1::{
-        AddSystemRequest, IssueTokenRequest, ListSystemsRequest, RegisterCertificateRequest,
-        RevokeCertificateRequest, RevokeSigningKeyRequest, SetSystemStateRequest, SystemSummary,
+        AddSystemRequest, IssueTokenRequest, LimitSigningKeyRequest, ListSystemsRequest,
+        RegisterCertificateRequest, RevokeCertificateRequest, RevokeSigningKeyRequest, SetSystemStateRequest,
+        SystemSummary,
     },
     id::SystemId,
     reason::Language,
@@ -113,6 +114,16 @@ pub async fn key(mut admin: Admin, command: KeyCommand) -> Result<()> {
                 ));
             }
             put(table.to_string());
+        }
+        KeyCommand::Limit { key, agencies, until, remark } => {
+            let request = LimitSigningKeyRequest {
+                key_id: bytes::Bytes::copy_from_slice(key.as_bytes()),
+                agencies: agencies.iter().map(ToString::to_string).collect(),
+                valid_until_unix_ms: until.map_or(0, |until| until.as_millisecond().max(1) as u64),
+                remark: remark.remark,
+            };
+            admin.limit_signing_key(request).await?;
+            say(format!("{} {key}", tr("limited", "đã giới hạn")));
         }
         KeyCommand::Revoke { key, remark } => {
             let key_id = bytes::Bytes::copy_from_slice(key.as_bytes());

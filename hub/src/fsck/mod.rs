@@ -19,6 +19,7 @@ use crate::{
     journal::{self, Batch},
     machine,
     state::{self, Draft, State, memory::MemoryState, read_once},
+    vault::Vault,
 };
 
 /// What was looked at, and what is wrong with it.
@@ -104,6 +105,7 @@ pub fn run(stores: Stores<'_>) -> io::Result<Report> {
     {
         report.notes.push(what);
     }
+    documents(data, &disk, &replayed, &mut report)?;
     if let Some(what) = state_differs(data, &disk, &origin, &replayed)? {
         report.wrong(what);
     }
@@ -174,6 +176,33 @@ fn copy_directory(from: &Path, to: &Path) -> io::Result<()> {
             copy_directory(&entry.path(), &target)?;
         } else {
             fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads and hashes every document that a delivery still needs.
+fn documents(
+    data: &Path,
+    disk: &Arc<dyn Disk>,
+    replayed: &MemoryState,
+    report: &mut Report,
+) -> io::Result<()> {
+    let needed = read_once(replayed, machine::query::documents_needed);
+    if needed.is_empty() {
+        return Ok(());
+    }
+    let vault = Vault::open(Arc::clone(disk), &data.join("vault"))?;
+    for (sha256, size) in needed {
+        report.documents += 1;
+        let read = vault.open_document(&sha256).and_then(|document| {
+            document.verify()?;
+            Ok(document.size())
+        });
+        match read {
+            Ok(held) if held == size => {}
+            Ok(held) => report.wrong(format!("document {sha256} has {held} bytes, not {size}")),
+            Err(error) => report.wrong(format!("document {sha256}: {error}")),
         }
     }
     Ok(())

@@ -113,6 +113,9 @@ impl<'a> Batch<'a> {
             Command::RegisterCertificate { certificate, actor, remark } => {
                 directory::register_certificate(self, certificate, actor, remark)
             }
+            Command::LimitSigningKey { key_id, agencies, valid_until_unix_ms, actor, remark } => {
+                directory::limit_signing_key(self, key_id, agencies, *valid_until_unix_ms, actor, remark)
+            }
             Command::RevokeCertificate { fingerprint, actor, remark } => {
                 directory::revoke_certificate(self, fingerprint, actor, remark)
             }

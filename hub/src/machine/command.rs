@@ -52,6 +52,15 @@ pub enum Command {
     RevokeSigningKey { key_id: KeyId, only_of: Option<SystemId>, actor: String, remark: String },
     /// A certificate of another authority, for one system.
     RegisterCertificate { certificate: Certificate, actor: String, remark: String },
+    /// Limit what a key may sign for (all its system serves if empty), and
+    /// until when (without end if 0).
+    LimitSigningKey {
+        key_id: KeyId,
+        agencies: Vec<AgencyCode>,
+        valid_until_unix_ms: Millis,
+        actor: String,
+        remark: String,
+    },
     /// Revoke a certificate.
     RevokeCertificate { fingerprint: Digest, actor: String, remark: String },
     /// A parked delivery goes back into the queue.

@@ -31,6 +31,7 @@ const ENTRIES_MAX: usize = 100;
 const MEMBERS_MAX: usize = 400;
 const CODES_MAX: usize = 16;
 const SIGNING_KEYS_VALID_MAX: usize = 2;
+const SCOPE_MAX: usize = 100;
 
 /// Records a change under the next version.
 fn changed(
@@ -348,6 +349,26 @@ pub(super) fn register_certificate(
         return Err(Error::invalid("certificate", Reason::AlreadyExists, held.system));
     }
     let values = vec![Value::Certificate(certificate.clone())];
+    Ok(recorded(changed(batch, values, actor, None, remark)?))
+}
+
+/// Limit what a key may sign for, and until when.
+pub(super) fn limit_signing_key(
+    batch: &mut Batch<'_>,
+    key_id: &KeyId,
+    agencies: &[AgencyCode],
+    valid_until_unix_ms: limits::Millis,
+    actor: &str,
+    remark: &str,
+) -> Result<Outcome> {
+    let Some((key, _)) = query::signing_key(&batch.draft, key_id) else {
+        return Err(Error::invalid("key_id", Reason::NotFound, key_id));
+    };
+    if agencies.len() > SCOPE_MAX {
+        return Err(Error::invalid("agencies", Reason::TooLarge, agencies.len()));
+    }
+    let agencies = agencies.iter().map(ToString::to_string).collect();
+    let values = vec![Value::SigningKey(SigningKey { agencies, valid_until_unix_ms, ..key })];
     Ok(recorded(changed(batch, values, actor, None, remark)?))
 }
 

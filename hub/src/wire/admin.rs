@@ -7,13 +7,13 @@ use axis_proto::{
     admin::v1::{
         AddSystemRequest, AddSystemResponse, ChangeDirectoryRequest, ChangeDirectoryResponse,
         ConfirmClockRequest, ConfirmClockResponse, GetStatusRequest, GetStatusResponse, IssueTokenRequest,
-        IssueTokenResponse, ListAgenciesRequest, ListAgenciesResponse, ListGroupMembersRequest,
-        ListGroupMembersResponse, ListGroupsRequest, ListGroupsResponse, ListParkedRequest,
-        ListParkedResponse, ListQueuesRequest, ListQueuesResponse, ListSystemsRequest, ListSystemsResponse,
-        RegisterCertificateRequest, RegisterCertificateResponse, RequeueRequest, RequeueResponse,
-        ReturnRequest, ReturnResponse, RevokeCertificateRequest, RevokeCertificateResponse,
-        RevokeSigningKeyRequest, RevokeSigningKeyResponse, SetSystemStateRequest, SetSystemStateResponse,
-        SystemSummary, TrackRequest, TrackResponse,
+        IssueTokenResponse, LimitSigningKeyRequest, LimitSigningKeyResponse, ListAgenciesRequest,
+        ListAgenciesResponse, ListGroupMembersRequest, ListGroupMembersResponse, ListGroupsRequest,
+        ListGroupsResponse, ListParkedRequest, ListParkedResponse, ListQueuesRequest, ListQueuesResponse,
+        ListSystemsRequest, ListSystemsResponse, RegisterCertificateRequest, RegisterCertificateResponse,
+        RequeueRequest, RequeueResponse, ReturnRequest, ReturnResponse, RevokeCertificateRequest,
+        RevokeCertificateResponse, RevokeSigningKeyRequest, RevokeSigningKeyResponse, SetSystemStateRequest,
+        SetSystemStateResponse, SystemSummary, TrackRequest, TrackResponse,
         admin_service_server::{AdminService, AdminServiceServer},
     },
     hub::v1::Reason,
@@ -114,6 +114,23 @@ impl AdminService for Admin {
             let remark = required(request.remark)?;
             self.commit(Command::RevokeSigningKey { key_id, only_of: None, actor, remark }).await?;
             Ok(RevokeSigningKeyResponse { directory_version: self.directory_version() })
+        })
+    }
+
+    async fn limit_signing_key(
+        &self,
+        request: Request<LimitSigningKeyRequest>,
+    ) -> Result<Response<LimitSigningKeyResponse>, Status> {
+        answer!(self, request, async |request: LimitSigningKeyRequest, actor| {
+            let key_id = KeyId::from_slice(&request.key_id)
+                .map_err(|error| Error::invalid("key_id", Reason::FieldInvalid, error))?;
+            let codes = request.agencies.iter().enumerate();
+            let agencies = codes.map(|(place, code)| parsed(&format!("agencies[{place}]"), code));
+            let agencies = agencies.collect::<Result<_, Error>>()?;
+            let (remark, valid_until_unix_ms) = (required(request.remark)?, request.valid_until_unix_ms);
+            let limit = Command::LimitSigningKey { key_id, agencies, valid_until_unix_ms, actor, remark };
+            self.commit(limit).await?;
+            Ok(LimitSigningKeyResponse { directory_version: self.directory_version() })
         })
     }
 
