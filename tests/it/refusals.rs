@@ -139,7 +139,7 @@ async fn bad_signature() -> anyhow::Result<()> {
     payload[last] ^= 1;
     sealed.payload = payload.into();
     let answer = situation.submit(sealed, vec![Bytes::from_static(b"file")]).await;
-    is_refused(answer, Reason::SignatureInvalid, "sealed_envelope.signatures[0].sig");
+    is_refused(answer, Reason::SignatureInvalid, "sealed_envelope.signatures[0]");
     situation.ends_empty().await
 }
 
@@ -150,7 +150,7 @@ async fn unknown_key() -> anyhow::Result<()> {
     let payload = situation.vpcp.envelope("G18", b"file").encode_to_vec();
     let sealed = seal(PayloadType::Envelope, payload, &[&stranger]);
     let answer = situation.submit(sealed, vec![Bytes::from_static(b"file")]).await;
-    is_refused(answer, Reason::KeyUnknown, "sealed_envelope.signatures[0].keyid");
+    is_refused(answer, Reason::KeyUnknown, "sealed_envelope.signatures[0]");
     situation.ends_empty().await
 }
 
@@ -161,7 +161,7 @@ async fn another_systems_key() -> anyhow::Result<()> {
     let payload = situation.vpcp.envelope("H53", b"file").encode_to_vec();
     let sealed = seal(PayloadType::Envelope, payload, &[&theirs]);
     let answer = situation.submit(sealed, vec![Bytes::from_static(b"file")]).await;
-    is_refused(answer, Reason::KeyUnknown, "sealed_envelope.signatures[0].keyid");
+    is_refused(answer, Reason::KeyUnknown, "sealed_envelope.signatures[0]");
     situation.ends_empty().await
 }
 
@@ -177,7 +177,7 @@ async fn with_limited_key(agencies: &[&str], valid_until_unix_ms: u64, reason: R
     situation.hub.admin().await?.limit_signing_key(limit).await?;
     let sealed = situation.vpcp.seal(&situation.vpcp.envelope("G18", b"file"));
     let answer = situation.submit(sealed, vec![Bytes::from_static(b"file")]).await;
-    is_refused(answer, reason, "sealed_envelope.signatures[0].keyid");
+    is_refused(answer, reason, "sealed_envelope.signatures[0]");
     situation.ends_empty().await
 }
 
@@ -199,7 +199,7 @@ async fn revoked_key() -> anyhow::Result<()> {
     situation.hub.admin().await?.revoke_signing_key(revoke).await?;
     let sealed = situation.vpcp.seal(&situation.vpcp.envelope("G18", b"file"));
     let answer = situation.submit(sealed, vec![Bytes::from_static(b"file")]).await;
-    is_refused(answer, Reason::KeyRevoked, "sealed_envelope.signatures[0].keyid");
+    is_refused(answer, Reason::KeyRevoked, "sealed_envelope.signatures[0]");
     situation.ends_empty().await
 }
 
