@@ -6,3 +6,4 @@ mod exchange;
 mod mailbox;
 mod refusals;
 mod rights;
+mod streams;
