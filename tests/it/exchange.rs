@@ -42,11 +42,13 @@ enum Habit {
 /// What was sent: by sender and id, the recipients and the files.
 type Sent = BTreeMap<(AgencyCode, EnvelopeId), (BTreeSet<AgencyCode>, Vec<Digest>)>;
 
+/// What was acknowledged: sender, id, recipient, and the files that came.
+type Taken = Vec<(AgencyCode, EnvelopeId, AgencyCode, Vec<Digest>)>;
+
 #[derive(Default)]
 struct Exchange {
     sent: Mutex<Sent>,
-    /// What was acknowledged, by whom.
-    taken: Mutex<Vec<(AgencyCode, EnvelopeId, AgencyCode, Vec<Digest>)>>,
+    taken: Mutex<Taken>,
     expected: AtomicUsize,
     all_sent: tokio::sync::watch::Sender<bool>,
 }
@@ -216,10 +218,7 @@ async fn receive(habit: Habit, ministry: Arc<Ministry>, exchange: Arc<Exchange>)
     }
 }
 
-fn everything_arrived_once(
-    sent: &Sent,
-    taken: &[(AgencyCode, EnvelopeId, AgencyCode, Vec<Digest>)],
-) -> anyhow::Result<()> {
+fn everything_arrived_once(sent: &Sent, taken: &Taken) -> anyhow::Result<()> {
     let mut arrived: BTreeMap<(AgencyCode, EnvelopeId), BTreeSet<AgencyCode>> = BTreeMap::new();
     for (sender, id, recipient, digests) in taken {
         let key = (sender.clone(), *id);
