@@ -261,7 +261,7 @@ impl Writer {
             let mut batch = machine::Batch::new(read, size, Context { now_ms, random: &mut random });
             let (mut answers, mut oldest_us, mut stop): (Answers, _, _) = (Vec::new(), None, false);
             for command in own {
-                if let Err(error) = batch.decide(&command) {
+                if let Err(error) = machine::decide(&mut batch, &command) {
                     tracing::error!(%error, "the writer's own command was refused");
                 }
             }
@@ -271,7 +271,7 @@ impl Writer {
                     Some(Message::Command(queued)) => {
                         let Queued { command, answer, since_us } = *queued;
                         oldest_us = oldest_us.or(Some(since_us));
-                        answers.push((answer, batch.decide(&command)));
+                        answers.push((answer, machine::decide(&mut batch, &command)));
                     }
                     Some(Message::Stop) => {
                         stop = true;

@@ -1,6 +1,6 @@
-//! `decide(state, command) → records | refusal | duplicate`, many commands a
-//! batch, each on the state as the ones before it left it. A refused command
-//! leaves nothing behind: every rule looks first and records last.
+//! Records that are decided together, each on the state as the ones before it
+//! left it. A refused command leaves nothing behind: every rule looks first
+//! and records last.
 
 use std::collections::BTreeMap;
 
@@ -13,8 +13,8 @@ use prost::Message;
 
 use super::{
     apply::{self, apply_record},
-    command::{Command, Outcome},
-    delivery, directory, envelope, query,
+    command::Outcome,
+    query,
     tables::{key, number},
 };
 use crate::{
@@ -53,76 +53,6 @@ impl<'a> Batch<'a> {
             next: size,
             entries: Vec::new(),
             bytes: 0,
-        }
-    }
-
-    /// Decides one command.
-    ///
-    /// # Errors
-    /// A refusal, with nothing recorded.
-    pub fn decide(&mut self, command: &Command) -> Result<Outcome> {
-        match command {
-            Command::Submit(submit) => envelope::submit(self, submit),
-            Command::Consign { envelope_sequence, recipients } => {
-                envelope::consign(self, *envelope_sequence, recipients)
-            }
-            Command::Lease { system, deliveries, duration_ms } => {
-                delivery::lease(self, system, deliveries, *duration_ms)
-            }
-            Command::Acknowledge { system, acknowledgement, signed } => {
-                delivery::acknowledge(self, system, acknowledgement, signed)
-            }
-            Command::Reject { system, rejection, signed } => {
-                delivery::reject(self, system, rejection, signed)
-            }
-            Command::Nack { system, delivery, attempt, delay_ms } => {
-                delivery::nack(self, system, delivery, *attempt, *delay_ms)
-            }
-            Command::Extend { system, delivery, attempt, duration_ms } => {
-                delivery::extend(self, system, delivery, *attempt, *duration_ms)
-            }
-            Command::Requeue { delivery, operator, remark } => {
-                delivery::requeue(self, delivery, operator, remark)
-            }
-            Command::Return { delivery, operator, remark } => {
-                delivery::give_back(self, delivery, operator, remark)
-            }
-            Command::Tick { clock_trusted } => Ok(delivery::tick(self, *clock_trusted)),
-            Command::Upload { system, sha256, size } => directory::upload(self, system, sha256, *size),
-            Command::ChangeDirectory { entries, actor, remark } => {
-                directory::change(self, entries, actor, remark)
-            }
-            Command::AddSystem { system, name, agencies, token_sha256, actor } => {
-                directory::add_system(self, system, name, agencies, token_sha256, actor)
-            }
-            Command::IssueToken { system, token_sha256, operator } => {
-                directory::issue_token(self, system, token_sha256, operator)
-            }
-            Command::Enrol { token_sha256, certificate, signing_key } => {
-                directory::enrol(self, token_sha256, certificate, signing_key)
-            }
-            Command::Renew { system, certificate, signing_key } => {
-                directory::renew(self, system, certificate.as_ref(), signing_key.as_ref())
-            }
-            Command::SetSystemState { system, state, actor, remark } => {
-                directory::set_system_state(self, system, *state, actor, remark)
-            }
-            Command::RevokeSigningKey { key_id, only_of, actor, remark } => {
-                directory::revoke_signing_key(self, key_id, only_of.as_ref(), actor, remark)
-            }
-            Command::RegisterCertificate { certificate, actor, remark } => {
-                directory::register_certificate(self, certificate, actor, remark)
-            }
-            Command::LimitSigningKey { key_id, agencies, valid_until_unix_ms, actor, remark } => {
-                directory::limit_signing_key(self, key_id, agencies, *valid_until_unix_ms, actor, remark)
-            }
-            Command::RevokeCertificate { fingerprint, actor, remark } => {
-                directory::revoke_certificate(self, fingerprint, actor, remark)
-            }
-            Command::ConfirmClock { operator } => Ok(directory::confirm_clock(self, operator)),
-            Command::SnapshotTaken { applied_sequence, sha256, key_count } => {
-                Ok(directory::snapshot_taken(self, *applied_sequence, sha256, *key_count))
-            }
         }
     }
 

@@ -21,6 +21,7 @@
 mod apply;
 mod batch;
 mod command;
+mod decide;
 mod delivery;
 mod directory;
 mod envelope;
@@ -30,6 +31,7 @@ pub mod tables;
 pub use apply::{apply, delivery_id};
 pub use batch::{Batch, Context, pending_consignment};
 pub use command::{Command, Outcome, Signed, Submit};
+pub use decide::decide;
 pub use delivery::{due_consignments, is_due};
 pub use envelope::{Expansion, check};
 

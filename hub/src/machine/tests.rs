@@ -18,7 +18,7 @@ use axis_proto::{
 use bytes::Bytes;
 use prost::Message;
 
-use super::{Batch, Command, Context, Outcome, Signed, Submit, query, query::Turns};
+use super::{Batch, Command, Context, Outcome, Signed, Submit, decide, query, query::Turns};
 use crate::{
     error::{Error, Result},
     fsck::Checker,
@@ -119,7 +119,7 @@ impl World {
     }
 
     fn decide(&mut self, command: Command) -> Result<Outcome> {
-        self.batch(|batch| batch.decide(&command))
+        self.batch(|batch| decide(batch, &command))
     }
 
     #[track_caller]
@@ -684,7 +684,7 @@ fn who_may_speak_is_decided_at_the_record() {
         actor: "op".into(),
         remark: "lộ khóa".into(),
     };
-    let (revoked, refused) = world.batch(|batch| (batch.decide(&revoke), batch.decide(&submission)));
+    let (revoked, refused) = world.batch(|batch| (decide(batch, &revoke), decide(batch, &submission)));
     assert!(revoked.is_ok());
     let Err(Error::Refused(refusal)) = refused else {
         panic!("the same batch decided it after the revocation")
