@@ -41,6 +41,17 @@ fn write_inner(path: &Path, bytes: &[u8], access: Access) -> io::Result<()> {
     sync_directory(directory)
 }
 
+/// Writes a new file of a folder that nobody looks into yet; the folder itself
+/// is the caller's to sync.
+pub fn write_new(path: &Path, bytes: &[u8], access: Access) -> Result<()> {
+    create(path, access)
+        .and_then(|mut file| {
+            file.write_all(bytes)?;
+            file.sync_all()
+        })
+        .map_err(|source| Error::write(path, source))
+}
+
 /// Writes a file that losing costs little: whole or not at all, but without
 /// waiting for the disk.
 pub fn write_lazily(path: &Path, bytes: &[u8]) -> Result<()> {

@@ -19,6 +19,8 @@ pub mod receipt;
 mod receive;
 mod retry;
 mod send;
+#[cfg(test)]
+mod testing;
 mod tls;
 
 pub use axis_proto::{self as proto, reason::Language, token::EnrolmentToken};

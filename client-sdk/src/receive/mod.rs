@@ -198,8 +198,8 @@ struct Receiver {
 enum End {
     /// Nobody listens any more, or enough has come.
     Done,
-    /// Connect again, after so long.
-    Again(Option<Duration>),
+    /// Connect again, after so many milliseconds.
+    Again(u64),
 }
 
 impl Receiver {
@@ -222,11 +222,7 @@ impl Receiver {
             let mut spoke = false;
             let error = match self.converse(&mut spoke).await {
                 Ok(End::Done) => return Ok(()),
-                Ok(End::Again(pause)) => Error::refused(Refused::of_message(Refusal {
-                    reason: Reason::Stopping.into(),
-                    retry_after_ms: pause.map_or(0, millis),
-                    ..Default::default()
-                })),
+                Ok(End::Again(retry_after_ms)) => self.ended_by_hub(Reason::Stopping, retry_after_ms),
                 Err(error) => error,
             };
             if spoke || error.again() != Again::No {
@@ -307,15 +303,15 @@ impl Receiver {
 
     fn closing(&self, reason: Reason, retry_after_ms: u64) -> Result<End> {
         if reason == Reason::Stopping {
-            return Ok(End::Again((retry_after_ms > 0).then(|| Duration::from_millis(retry_after_ms))));
+            return Ok(End::Again(retry_after_ms));
         }
+        Err(self.ended_by_hub(reason, retry_after_ms))
+    }
+
+    fn ended_by_hub(&self, reason: Reason, retry_after_ms: u64) -> Error {
         let message = reason.message(self.inner.options.language).to_owned();
-        Err(Error::refused(Refused::of_message(Refusal {
-            reason: reason.into(),
-            message,
-            retry_after_ms,
-            ..Default::default()
-        })))
+        let refusal = Refusal { reason: reason.into(), message, retry_after_ms, ..Default::default() };
+        Error::refused(Refused::of_message(refusal))
     }
 
     /// Takes what there is, then ends.

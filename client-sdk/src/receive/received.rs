@@ -316,12 +316,13 @@ pub(super) fn verify(inner: &Arc<Inner>, delivery_id: DeliveryId, delivery: Deli
         return Err(bad("envelope", &format!("it does not name {}", delivery.recipient)));
     }
 
-    let found = receipt::required(delivery.receipt)?;
+    let with_delivery = |error| match error {
+        Error::Verification(error) => of(error).into(),
+        other => other,
+    };
+    let found = receipt::required(delivery.receipt).map_err(with_delivery)?;
     let record = receipt::verify_delivery(&found, &identity.log, &delivery.delivery_id, &opened.digest)
-        .map_err(|error| match error {
-            Error::Verification(error) => of(error).into(),
-            other => other,
-        })?
+        .map_err(with_delivery)?
         .record;
     let fits = matches!(&record.event, Some(Event::Leased(leased))
         if leased.attempt == delivery.attempt
@@ -371,4 +372,168 @@ fn holds<'a>(key: &'a SigningKey, key_id: &KeyId) -> Option<(&'a SigningKey, Pub
 
 fn names(recipients: &[Recipient], agency: &str) -> bool {
     recipients.iter().any(|recipient| recipient.agency == agency)
+}
+
+#[cfg(test)]
+mod tests {
+    use axis_proto::{
+        envelope::v1::{Document, DocumentBody},
+        key::SigningKey as Key,
+        record::v1::{Delivery as RecordedDelivery, Leased},
+    };
+
+    use super::*;
+    use crate::testing::Enrolled;
+
+    const FILE: &[u8] = b"file";
+
+    /// What a hub delivers, with every way to spoil it.
+    struct Case {
+        key: Key,
+        envelope: Envelope,
+        delivery: Delivery,
+        leased: Leased,
+    }
+
+    fn case() -> Case {
+        let key = Key::from_seed(&[5; 32]);
+        let document = Document {
+            name: "a.pdf".into(),
+            media_type: "application/pdf".into(),
+            size: FILE.len() as u64,
+            sha256: Bytes::copy_from_slice(Digest::of(FILE).as_ref()),
+            description: String::new(),
+        };
+        let metadata = DocumentMetadata { subject: "Về việc".into(), ..Default::default() };
+        let body = DocumentBody { metadata: Some(metadata), documents: vec![document] };
+        let envelope = Envelope {
+            envelope_id: Bytes::copy_from_slice(EnvelopeId::new_v7().as_ref()),
+            hub_id: "hub.test".into(),
+            sender: "G22".into(),
+            recipients: vec![Recipient { agency: "H53".into(), kind: RecipientKind::To.into() }],
+            created_unix_ms: now_unix_ms(),
+            body: Some(Body::Document(body)),
+            ..Default::default()
+        };
+        let signing_key = SigningKey {
+            key_id: Bytes::copy_from_slice(key.public().key_id().as_ref()),
+            public_key: Bytes::copy_from_slice(&key.public().0),
+            system: "vpcp".into(),
+            ..Default::default()
+        };
+        let delivery = Delivery {
+            delivery_id: "2-0".into(),
+            mailbox_sequence: 9,
+            recipient: "H53".into(),
+            attempt: 1,
+            documents: vec![Bytes::from_static(FILE)],
+            signing_keys: vec![signing_key],
+            ..Default::default()
+        };
+        let recorded = RecordedDelivery {
+            envelope_sequence: 2,
+            agency: "H53".into(),
+            system: "tayninh".into(),
+            mailbox_sequence: 9,
+            ..Default::default()
+        };
+        let leased = Leased { delivery: Some(recorded), attempt: 1, lease_until_unix_ms: 0 };
+        Case { key, envelope, delivery, leased }
+    }
+
+    /// Seals what was changed first, then changes what came.
+    async fn check(
+        first: impl FnOnce(&mut Case),
+        then: impl FnOnce(&mut Delivery),
+        expected: Result<(), &'static str>,
+    ) {
+        let enrolled = Enrolled::new().await;
+        let mut case = case();
+        first(&mut case);
+        let sealed = seal::seal(PayloadType::Envelope, case.envelope.encode_to_vec(), &[&case.key]);
+        let digest = seal::digest(&sealed.payload_type, &sealed.payload);
+        let digest = Bytes::copy_from_slice(digest.as_ref());
+        if let Some(recorded) = &mut case.leased.delivery {
+            recorded.envelope_digest = digest.clone();
+        }
+        let mut delivery = case.delivery;
+        delivery.sealed_envelope = Some(sealed);
+        delivery.envelope_digest = digest;
+        delivery.receipt = Some(enrolled.receipt(4, Event::Leased(case.leased)));
+        then(&mut delivery);
+        let id = delivery.delivery_id.parse().unwrap();
+        let found = verify(enrolled.inner(), id, delivery).map(|_| ());
+        let found = found.map_err(|error| match error {
+            Error::Verification(error) => {
+                assert_eq!(error.delivery, Some(id), "{error}");
+                error.what
+            }
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(found, expected);
+    }
+
+    #[tokio::test]
+    async fn what_is_whole_is_given_out() {
+        check(|_| (), |_| (), Ok(())).await;
+        check(|_| (), |delivery| delivery.documents.clear(), Ok(())).await;
+        check(|case| case.delivery.signing_keys[0].agencies = vec!["G22".into()], |_| (), Ok(())).await;
+    }
+
+    #[tokio::test]
+    async fn what_the_sender_did_not_sign_is_not() {
+        let key =
+            |change: fn(&mut SigningKey)| move |case: &mut Case| change(&mut case.delivery.signing_keys[0]);
+        check(key(|key| key.agencies = vec!["G18".into()]), |_| (), Err("signature")).await;
+        check(key(|key| key.revoked_unix_ms = 1), |_| (), Err("signature")).await;
+        check(key(|key| key.key_id = Bytes::from_static(&[1; 32])), |_| (), Err("signature")).await;
+        check(|case| case.delivery.signing_keys.clear(), |_| (), Err("signature")).await;
+        let other = |case: &mut Case| case.key = Key::from_seed(&[6; 32]);
+        check(other, |_| (), Err("signature")).await;
+        let sealed = |change: fn(&mut SealedEnvelope)| {
+            move |delivery: &mut Delivery| change(delivery.sealed_envelope.as_mut().unwrap())
+        };
+        check(|_| (), sealed(|it| it.payload = [&it.payload[..], b"\0"].concat().into()), Err("signature"))
+            .await;
+        check(|_| (), |delivery| delivery.sealed_envelope = None, Err("envelope")).await;
+        check(|_| (), |delivery| delivery.envelope_digest = Bytes::new(), Err("envelope")).await;
+    }
+
+    #[tokio::test]
+    async fn what_is_not_for_us_is_not() {
+        check(|case| case.envelope.hub_id = "other.test".into(), |_| (), Err("envelope")).await;
+        check(|case| case.envelope.recipients[0].agency = "H54".into(), |_| (), Err("envelope")).await;
+        // through a group nobody is named
+        let group = |case: &mut Case| {
+            case.envelope.recipients.clear();
+            case.envelope.groups = vec!["tat-ca".into()];
+        };
+        check(group, |_| (), Ok(())).await;
+    }
+
+    #[tokio::test]
+    async fn documents_are_what_the_manifest_says() {
+        let other = |delivery: &mut Delivery| delivery.documents = vec![Bytes::from_static(b"else")];
+        check(|_| (), other, Err("document")).await;
+        let size = |case: &mut Case| {
+            if let Some(Body::Document(body)) = &mut case.envelope.body {
+                body.documents[0].size += 1;
+            }
+        };
+        check(size, |_| (), Err("document")).await;
+    }
+
+    #[tokio::test]
+    async fn the_hubs_record_says_the_same() {
+        let leased = |change: fn(&mut Leased)| move |case: &mut Case| change(&mut case.leased);
+        check(leased(|it| it.attempt = 2), |_| (), Err("receipt")).await;
+        check(leased(|it| it.delivery.as_mut().unwrap().mailbox_sequence = 8), |_| (), Err("receipt")).await;
+        check(leased(|it| it.delivery.as_mut().unwrap().system = "byt".into()), |_| (), Err("receipt")).await;
+        check(leased(|it| it.delivery.as_mut().unwrap().recipient_index = 1), |_| (), Err("receipt")).await;
+        check(|_| (), |delivery| delivery.receipt = None, Err("receipt")).await;
+        let proof = |delivery: &mut Delivery| {
+            delivery.receipt.as_mut().unwrap().proof = String::new();
+        };
+        check(|_| (), proof, Err("receipt")).await;
+    }
 }

@@ -349,7 +349,10 @@ fn checked(inner: &Inner, plan: &Plan, receipt: Receipt, duplicate: bool) -> Res
 
 #[cfg(test)]
 mod tests {
+    use axis_proto::record::v1::Accepted;
+
     use super::*;
+    use crate::testing::Enrolled;
 
     #[tokio::test]
     async fn files_are_read_once_and_kept_if_they_must_be() {
@@ -378,5 +381,62 @@ mod tests {
         assert!(matches!(take(&draft, 3, "missing", missing, &quiet).await, Err(Error::Io { .. })));
         let directory = Source::Path(folder.path().to_owned());
         assert!(matches!(take(&draft, 4, "folder", directory, &quiet).await, Err(Error::Io { .. })));
+    }
+
+    fn outgoing() -> Outgoing {
+        let code = |code: &str| code.parse().unwrap();
+        Outgoing::new(code("H53"), "Về việc").to(code("G22")).bytes("a.txt", "bytes")
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_sent_waits_and_stays_the_same() {
+        let enrolled = Enrolled::new().await;
+        let client = &enrolled.client;
+        let error = client.send(outgoing(), &quiet).await.unwrap_err();
+        let Error::Pending { envelope_id, source } = error else { panic!("{error:?}") };
+        let Error::Unreachable(unreachable) = *source else { panic!("{source:?}") };
+        assert_eq!(unreachable.cause, crate::Cause::ConnectionRefused, "{unreachable:?}");
+        assert_eq!(client.outbox().unwrap(), [envelope_id]);
+        let sealed =
+            || std::fs::read(enrolled.folder.path().join(format!("outbox/{envelope_id}/sealed.bin")));
+        let before = sealed().unwrap();
+
+        // the same id again sends what is there, whatever else is said
+        let mut again = outgoing();
+        again.envelope_id = Some(envelope_id);
+        again.metadata.subject = "Khác".to_owned();
+        assert!(matches!(client.send(again, &quiet).await, Err(Error::Pending { .. })));
+        let outcomes = client.flush_outbox().await.unwrap();
+        assert!(matches!(outcomes.as_slice(), [(id, Err(Error::Pending { .. }))] if *id == envelope_id));
+        assert_eq!(sealed().unwrap(), before);
+    }
+
+    #[tokio::test]
+    async fn a_bad_shape_is_refused_before_anything_is_kept() {
+        let enrolled = Enrolled::new().await;
+        let mut nobody = outgoing();
+        nobody.to.clear();
+        let error = enrolled.client.send(nobody, &quiet).await.unwrap_err();
+        assert_eq!(error.reason(), Some(Reason::RecipientsEmpty), "{error:?}");
+        assert_eq!(enrolled.client.outbox().unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn a_receipt_for_another_envelope_is_not_taken() {
+        let enrolled = Enrolled::new().await;
+        let entry = seal_into_outbox(enrolled.inner(), outgoing(), &quiet).await.unwrap();
+        let bytes = |digest: &[u8]| Bytes::copy_from_slice(digest);
+        let mut accepted = Accepted {
+            envelope_id: bytes(entry.plan.envelope_id.as_ref()),
+            envelope_digest: bytes(entry.plan.envelope_digest.as_ref()),
+            ..Default::default()
+        };
+        let receipt = enrolled.receipt(3, Event::Accepted(accepted.clone()));
+        let sent = checked(enrolled.inner(), &entry.plan, receipt, false).unwrap();
+        assert_eq!((sent.sequence, sent.envelope_id), (3, entry.plan.envelope_id));
+        accepted.envelope_digest = bytes(&[0; 32]);
+        let receipt = enrolled.receipt(3, Event::Accepted(accepted));
+        let error = checked(enrolled.inner(), &entry.plan, receipt, false).unwrap_err();
+        assert!(matches!(error, Error::Verification(_)), "{error:?}");
     }
 }

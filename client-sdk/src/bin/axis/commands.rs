@@ -224,12 +224,16 @@ impl Session<'_> {
     async fn receive_all(&self, mut deliveries: Deliveries, arguments: &arguments::Receive) -> Done {
         let mut count = 0_u64;
         let mut worst: Option<Status> = None;
+        let mut stopped = false;
         let stop = stop_signal();
         tokio::pin!(stop);
         loop {
             let next = tokio::select! {
                 next = deliveries.next() => next,
-                () = &mut stop => break,
+                () = &mut stop => {
+                    stopped = true;
+                    break;
+                }
             };
             match next {
                 None => break,
@@ -245,7 +249,7 @@ impl Session<'_> {
             }
         }
         match count {
-            0 if worst.is_some() => {}
+            0 if stopped || worst.is_some() => {}
             0 if deliveries.unsettled() > 0 => {
                 self.output.say(Word::NothingNow, &[("count", &deliveries.unsettled())]);
             }

@@ -63,7 +63,7 @@ fn main() -> ExitCode {
 /// How long somebody at a shell waits without anything moving.
 const DEADLINE: Duration = Duration::from_secs(60);
 /// How often that is said, and how long a hiccup may last unsaid.
-const RETRY_WORD_INTERVAL: Duration = Duration::from_secs(10);
+const RETRY_WORD_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Says that something is tried again, now and then.
 fn tell_retries(output: Arc<Output>) -> OnRetry {
@@ -73,7 +73,10 @@ fn tell_retries(output: Arc<Output>) -> OnRetry {
         let due = said.is_none_or(|said| said.elapsed() >= RETRY_WORD_INTERVAL);
         if due && pause >= Duration::from_millis(500) {
             *said = Some(Instant::now());
-            output.say(words::Word::Retrying, &[("why", &failure::message(error, &output))]);
+            output.say(
+                words::Word::Retrying,
+                &[("why", &failure::message(error, &output).trim_end_matches('.'))],
+            );
         }
     })
 }

@@ -1,0 +1,84 @@
+//! What tests of this crate need: an enrolled home without a hub, and a hub's
+//! own hand to make receipts with.
+
+use std::sync::Arc;
+
+use axis_proto::{
+    id::Digest,
+    key::SigningKey,
+    note::CheckpointSigner,
+    receipt,
+    record::v1::{Receipt, Record, record::Event},
+    tree,
+};
+use prost::Message as _;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+
+use crate::{
+    client::{Client, ClientOptions, Inner},
+    files::{self, Access},
+    home::{self, Home, Profile},
+    tls,
+};
+
+/// An enrolled client whose hub is not there.
+pub struct Enrolled {
+    pub folder: tempfile::TempDir,
+    pub client: Client,
+    pub log: CheckpointSigner,
+}
+
+impl Enrolled {
+    pub async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::at(folder.path());
+        let log = CheckpointSigner::new("hub.test/log", SigningKey::generate()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = params.self_signed(&key).unwrap().der().clone();
+        home::save_tls(&home, &key.serialize_pem(), &authority).unwrap();
+        let signing_key = SigningKey::generate().to_pem();
+        files::write(&home.signing_key(), signing_key.as_bytes(), Access::Owner).unwrap();
+        let pem = home::pem("CERTIFICATE", &authority);
+        files::write(&home.authority(), pem.as_bytes(), Access::Default).unwrap();
+        let profile = Profile {
+            system_id: "tayninh".parse().unwrap(),
+            hub_id: "hub.test".parse().unwrap(),
+            // a port that nobody may listen on
+            hub_address: "127.0.0.1:1".to_owned(),
+            log_verifier_key: log.verifier_key(),
+            authority_key_sha256: tls::key_sha256(&authority).unwrap(),
+            agencies: vec!["H53".parse().unwrap()],
+        };
+        home::save_profile(&home, &profile).unwrap();
+        let client = Client::connect_with(folder.path(), impatient()).await.unwrap();
+        Self { folder, client, log }
+    }
+
+    pub fn inner(&self) -> &Arc<Inner> {
+        &self.client.inner
+    }
+
+    /// The receipt of an event, as the only record of a log.
+    pub fn receipt(&self, sequence: u64, event: Event) -> Receipt {
+        let record = Record { sequence, event: Some(event), ..Record::default() }.encode_to_vec();
+        let mut leaves: Vec<[u8; 32]> =
+            (0..=sequence).map(|index| *Digest::of(&index.to_be_bytes()).as_bytes()).collect();
+        leaves[sequence as usize] = tree::record_leaf(&[7; 16], &record);
+        let path = tree::inclusion_of(&leaves, sequence as usize);
+        let checkpoint = self.log.sign(sequence + 1, &tree::root_of(&leaves));
+        receipt::make(record.into(), &[7; 16], sequence, path, checkpoint)
+    }
+}
+
+/// Options that do not keep a test waiting.
+pub fn impatient() -> ClientOptions {
+    use std::time::Duration;
+    ClientOptions {
+        connect_timeout: Duration::from_secs(1),
+        deadline: Duration::from_millis(50),
+        first_pause: Duration::from_millis(5),
+        ..ClientOptions::default()
+    }
+}

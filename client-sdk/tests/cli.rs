@@ -1,0 +1,129 @@
+//! What `axis` says and how it ends when no hub is in reach: transcripts that
+//! are documentation too. The rest is in the demo and the situations.
+
+use std::process::Command;
+
+use axis_client::{
+    proto::{
+        key::SigningKey,
+        note::CheckpointSigner,
+        record::v1::{ClockConfirmed, Record, record::Event},
+        tree,
+    },
+    receipt,
+};
+use prost::Message as _;
+
+/// Runs `axis` in a home; what it prints to stdout and stderr, and its status.
+fn axis(home: &str, arguments: &[&str]) -> (String, String, i32) {
+    let output = Command::new(env!("CARGO_BIN_EXE_axis"))
+        .args(arguments)
+        .env("AXIS_HOME", home)
+        .env("LC_ALL", "C")
+        .env_remove("AXIS_LOG")
+        .output()
+        .expect("axis starts");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("axis speaks UTF-8");
+    (text(output.stdout), text(output.stderr), output.status.code().expect("axis ends by itself"))
+}
+
+#[track_caller]
+fn check(home: &str, arguments: &[&str], status: i32, stderr: &str) {
+    let (out, err, found) = axis(home, arguments);
+    assert_eq!((out.as_str(), err.as_str(), found), ("", stderr, status), "axis {}", arguments.join(" "));
+}
+
+#[test]
+fn a_home_that_is_not_enrolled() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = folder.path().join("home").display().to_string();
+    check(
+        &home,
+        &["receive"],
+        4,
+        &format!(
+            "error: {home} holds no identity\n\
+             hint: ask the hub's operators for a token, then: axis enroll TOKEN\n"
+        ),
+    );
+    check(
+        &home,
+        &["--lang", "vi", "send", "--from", "G22", "--to", "H53", "--subject", "x", "a.pdf"],
+        4,
+        &format!(
+            "lỗi: {home} chưa được ghi danh\n\
+             gợi ý: xin đơn vị vận hành trục mã ghi danh, rồi: axis enroll MÃ\n"
+        ),
+    );
+    let (out, _, status) = axis(&home, &["--json", "feed"]);
+    let out: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((out["status"].as_u64(), status), (Some(4), 4));
+}
+
+#[test]
+fn a_token_that_is_none() {
+    check(
+        "/nowhere",
+        &["enroll", "axis2-abc"],
+        2,
+        "error: this is no enrolment token: an enrolment token begins with `axis1-`\n\
+         hint: paste the whole line that `axis-hub system add` or `axis-hub system token` printed\n",
+    );
+}
+
+#[test]
+fn wrong_usage() {
+    for arguments in [
+        &["send", "--from", "not a code", "--to", "H53", "--subject", "x", "a"][..],
+        &["send", "--from", "G22", "--to", "H53", "--subject", "x"],
+        &["send", "--from", "G22", "--priority", "soon", "--subject", "x", "a"],
+        &["enroll"],
+        &["enroll", "--signing-key"],
+        &["track", "12"],
+        &["receive", "--max", "0"],
+        &["fly"],
+    ] {
+        let (_, _, status) = axis("/nowhere", arguments);
+        assert_eq!(status, 2, "axis {}", arguments.join(" "));
+    }
+}
+
+#[test]
+fn help_in_both_languages() {
+    let (out, _, status) = axis("/nowhere", &["--help"]);
+    assert!(status == 0 && out.contains("Exit status: 0 done"), "{out}");
+    let (out, _, status) = axis("/nowhere", &["--lang", "vi", "verify", "--help"]);
+    assert!(status == 0 && out.contains("Kiểm tra biên nhận"), "{out}");
+}
+
+#[test]
+fn receipts_verify_offline() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = CheckpointSigner::new("hub.test/log", SigningKey::from_seed(&[1; 32])).unwrap();
+    let event = Event::ClockConfirmed(ClockConfirmed { operator: "o".into() });
+    let record = Record { event: Some(event), ..Record::default() };
+    let record = record.encode_to_vec();
+    let checkpoint = log.sign(1, &tree::record_leaf(&[7; 16], &record));
+    let made = axis_client::proto::receipt::make(record.into(), &[7; 16], 0, Vec::new(), checkpoint);
+    let name = receipt::save(&made, 0, folder.path()).unwrap();
+    let good = folder.path().join(name).display().to_string();
+    let bad = folder.path().join("bad.receipt.json").display().to_string();
+    let text = std::fs::read_to_string(&good).unwrap();
+    std::fs::write(&bad, text.replacen("\"record\": \"", "\"record\": \"EAE", 1)).unwrap();
+
+    let (key, home) = (log.verifier_key(), folder.path().join("home").display().to_string());
+    let (out, err, status) = axis(&home, &["verify", "--key", &key, &good]);
+    let expected = format!("{good}: valid · record 0 of hub.test/log · – · clock_confirmed\n");
+    assert_eq!((out.as_str(), err.as_str(), status), (expected.as_str(), "", 0));
+    let (out, _, status) = axis(&home, &["--lang", "vi", "verify", "--key", &key, &good, &bad]);
+    assert!(status == 6 && out.contains("KHÔNG hợp lệ"), "{out}");
+    check(
+        &home,
+        &["verify", &good],
+        4,
+        &format!(
+            "error: no log key: the home {home} holds none\n\
+             hint: axis verify --key VKEY with the key that the hub publishes\n"
+        ),
+    );
+}
