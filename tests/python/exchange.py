@@ -301,14 +301,20 @@ class Exchange(unittest.TestCase):
         self.health.acknowledge(self.taken(self.health, submission.envelope_id))
 
     def test_11_alerts_and_dashboard_name_what_there_is(self):
-        address = self.hub.addresses["operators"]
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
-            there = set(re.findall(r"^# TYPE (\w+)", answer.read().decode(), re.MULTILINE))
+        def families():
+            address = self.hub.addresses["operators"]
+            with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+                return set(re.findall(r"^# TYPE (\w+)", answer.read().decode(), re.MULTILINE))
+
         deploy = Path(__file__).parents[2] / "deploy"
-        for file in (deploy / "prometheus").iterdir(), (deploy / "grafana").iterdir():
-            for name in set(re.findall(r"\baxis_\w+", next(file).read_text())):
-                family = re.sub(r"_(bucket|total|sum|count)$", "", name)
-                self.assertIn(family, there)
+        named = set()
+        for file in (*(deploy / "prometheus").iterdir(), *(deploy / "grafana").iterdir()):
+            names = re.findall(r"\baxis_\w+", file.read_text())
+            named |= {re.sub(r"_(bucket|total|sum|count)$", "", name) for name in names}
+        deadline = time.monotonic() + 10  # what was recorded is counted every second
+        while (missing := named - families()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        self.assertEqual(missing, set())
 
 
 if __name__ == "__main__":
