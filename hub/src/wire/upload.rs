@@ -96,7 +96,6 @@ async fn append(call: &Call, mut upload: Upload, chunk: Bytes) -> Result<Upload>
     if chunk.is_empty() {
         return Err(Error::invalid("chunk", Reason::FieldInvalid, "is empty"));
     }
-    call.context.metrics.received(chunk.len());
     call.blocking(move |_| {
         upload.append(&chunk)?;
         Ok(upload)

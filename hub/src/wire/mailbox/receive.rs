@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Messages on their way to one client; a delivery may have a megabyte.
-const SAID_PENDING_MAX: usize = 8;
+const SAID_PENDING_MAX: usize = 4;
 /// Answers that one client may wait for; beyond it nothing more is read.
 const ANSWERS_PENDING_MAX: usize = 256;
 /// How long a client may take to begin.
