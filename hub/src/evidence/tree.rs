@@ -330,6 +330,19 @@ pub fn verify(disk: &dyn Disk, dir: &Path, size: u64, root: &Hash) -> io::Result
     Ok(if found == *root { Ok(()) } else { Err(format!("tree {}: another root", dir.display())) })
 }
 
+/// How many leaves the files of a closed tree have beyond `size`, not counting
+/// what a crash left empty.
+pub fn surplus(disk: &dyn Disk, dir: &Path, size: u64) -> io::Result<u64> {
+    let path = level_path(dir, 0);
+    if !disk.exists(&path)? {
+        return Ok(0);
+    }
+    let file = disk.open_read(&path)?;
+    let held = file.len()? / HASH_BYTES as u64;
+    let is_hole = held > size && read_hashes(&*file, size, 1)? == [[0; HASH_BYTES]];
+    Ok(if is_hole { 0 } else { held.saturating_sub(size) })
+}
+
 fn level_path(dir: &Path, level: u32) -> PathBuf {
     dir.join(format!("level-{level:02}"))
 }

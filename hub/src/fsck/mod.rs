@@ -100,10 +100,18 @@ pub fn run(stores: Stores<'_>) -> io::Result<Report> {
         report.wrong(format!("the journal cannot be replayed: {error}"));
         return Ok(report);
     }
-    if let Some(last) = found.last_commit
-        && let Err(what) = evidence::tree::verify(&*disk, &data.join("tree"), last.size, &last.root)?
-    {
-        report.notes.push(what);
+    if let Some(last) = found.last_commit {
+        let tree = data.join("tree");
+        let surplus = evidence::tree::surplus(&*disk, &tree, last.size)?;
+        if surplus > 0 {
+            report.wrong(format!(
+                "the tree knows {surplus} records more than the journal's {}: the journal has lost them, or the \
+                 tree is damaged",
+                last.size
+            ));
+        } else if let Err(what) = evidence::tree::verify(&*disk, &tree, last.size, &last.root)? {
+            report.notes.push(what);
+        }
     }
     documents(data, &disk, &replayed, &mut report)?;
     if let Some(what) = state_differs(data, &disk, &origin, &replayed)? {
@@ -137,13 +145,23 @@ fn state_differs(
     let journal = journal::segments::open_read_only(Arc::clone(disk), &data.join("journal"))
         .map_err(io::Error::other)?;
     let mut options = state::sled::Options::new(data, Arc::clone(disk), origin, machine::LAYOUT_VERSION);
+    if let Some(lost) = state::ahead(&options, journal.size())? {
+        return Ok(Some(lost.to_string()));
+    }
     options.dir = copy.0.join("state");
     options.snapshots = copy.0.join("snapshots");
     options.snapshot_records = u64::MAX;
-    let opened = state::open(options, &*journal, &crate::commit::replay)?;
+    let opened = match state::open(options, &*journal, &crate::commit::replay) {
+        Err(error) if is_lost(&error) => return Ok(Some(error.to_string())),
+        opened => opened?,
+    };
     let same = read_once(&opened, state::digest) == read_once(replayed, state::digest);
     opened.stop();
     Ok((!same).then(|| "the state is not what the journal says; run `axis-hub rebuild`".to_owned()))
+}
+
+fn is_lost(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<state::JournalLost>())
 }
 
 /// A copy of a directory that is removed when dropped.

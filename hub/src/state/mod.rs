@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, ops::ControlFlow};
 use sha2::{Digest as _, Sha256};
 
 pub use draft::Draft;
-pub use sled::{Options, SledState, open};
+pub use sled::{Options, SledState, ahead, open};
 pub use snapshot::Taken;
 
 /// A key, not empty. Keys sort as bytes.
@@ -54,6 +54,23 @@ pub trait State: Send + Sync {
 
     /// How many records the visible state contains.
     fn applied(&self) -> u64;
+}
+
+/// A derived store contains records that the journal does not. The journal
+/// syncs first, so it has lost them, and somebody may have been shown them:
+/// going on would give their sequences to other records.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{store} contains {applied} records and the journal only {records}: the journal has lost some. \
+     Put the journal back from a backup, or give the lost records up with `axis-hub rebuild`"
+)]
+pub struct JournalLost {
+    /// Which store.
+    pub store: String,
+    /// How many records it contains.
+    pub applied: u64,
+    /// How many the journal holds.
+    pub records: u64,
 }
 
 /// Reads one moment of a state and returns what was found. Short, and never

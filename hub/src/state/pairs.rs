@@ -161,6 +161,16 @@ impl Pairs {
     }
 }
 
+/// The header of a file of which nothing else is read or verified.
+pub(super) fn header(file: &dyn DiskFile, magic: Magic, len: usize) -> io::Result<Vec<u8>> {
+    let mut start = vec![0; 12 + len];
+    file.read_exact_at(0, &mut start)?;
+    if start[..8] != magic || start[8..12] != (len as u32).to_le_bytes() {
+        return Err(damaged("not a file of this kind"));
+    }
+    Ok(start.split_off(12))
+}
+
 pub(super) fn damaged(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
 }

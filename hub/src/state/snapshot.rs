@@ -14,11 +14,11 @@ use std::{
 use tracing::{info, warn};
 
 use super::{
-    Read,
+    JournalLost, Read,
     fingerprint::{Fingerprint, MARKER_BYTES, Marker, Owner},
     pairs::{self, Pairs, Writer},
 };
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskFile};
 
 const MAGIC: pairs::Magic = *b"axissnap";
 const SUFFIX: &str = ".snapshot";
@@ -85,9 +85,25 @@ impl Snapshots {
         Ok(Taken { applied: marker.applied, sha256, key_count: fingerprint.keys })
     }
 
-    /// Removes what a crash left half written and what is of another future
-    /// than a journal of `records`. Returns how many records the newest that
-    /// is left contains, by its name.
+    /// A whole header of this hub with more than `records`: a snapshot is
+    /// taken of what the journal has synced, so the journal has lost some.
+    pub(super) fn ahead(&self, records: u64) -> io::Result<Option<JournalLost>> {
+        for (_, path) in self.list()?.into_iter().rev() {
+            let Ok(marker) = self.disk.open_read(&path).and_then(|file| read_marker(&*file)) else {
+                continue;
+            };
+            if marker.owner == self.owner && marker.applied > records {
+                let store = format!("snapshot {}", path.display());
+                return Ok(Some(JournalLost { store, applied: marker.applied, records }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Removes what a crash left half written, and what says by its name alone
+    /// that it contains more than `records`, which [`Self::ahead`] has looked
+    /// at. Returns how many records the newest that is left contains, by its
+    /// name.
     pub(super) fn tidy(&self, records: u64) -> io::Result<u64> {
         for name in self.disk.list(&self.dir)? {
             if name.ends_with(PARTIAL) {
@@ -97,7 +113,7 @@ impl Snapshots {
         let mut newest = 0;
         for (applied, path) in self.list()? {
             if applied > records {
-                warn!(path = %path.display(), records, "removing a snapshot that is newer than the journal");
+                warn!(path = %path.display(), records, "removing a snapshot that is of no use: its name is newer than the journal");
                 self.disk.remove(&path)?;
             } else {
                 newest = applied;
@@ -167,4 +183,10 @@ impl Snapshot {
         }
         Ok(())
     }
+}
+
+/// The marker at a snapshot's beginning; it has a checksum of its own.
+fn read_marker(file: &dyn DiskFile) -> io::Result<Marker> {
+    let header = pairs::header(file, MAGIC, MARKER_BYTES)?;
+    Marker::decode(&header).ok_or_else(|| pairs::damaged("no readable header"))
 }

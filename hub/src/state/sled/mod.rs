@@ -34,7 +34,7 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use gaps::{Gaps, Moment};
-pub use open::{Apply, open};
+pub use open::{Apply, ahead, open};
 use store::Store;
 
 use super::{

@@ -23,7 +23,7 @@ use super::{Options, SledState, redo, store, store::Store};
 use crate::{
     journal::{Entry, JournalReader},
     state::{
-        Changes, Draft, State,
+        Changes, Draft, JournalLost, State,
         fingerprint::{Fingerprint, Marker},
     },
 };
@@ -32,6 +32,8 @@ use crate::{
 pub(super) const SUSPECT: &str = "suspect";
 const OPENING: &str = "opening";
 const DAMAGED: &str = "damaged";
+/// What an operator knows it as.
+const STATE: &str = "the state";
 /// Openings that may end with the process before the database is blamed.
 const OPENINGS_MAX: u64 = 2;
 
@@ -52,19 +54,39 @@ pub type Apply<'a> = dyn Fn(&mut Draft<'_>, &Entry) -> io::Result<()> + 'a;
 
 /// Opens the state and brings it to the journal's end with `apply`. Whatever
 /// is wrong with the directory, the result is what the journal says; an error
-/// means that the journal cannot be read or applied, or nothing be written.
+/// means that the journal cannot be read or applied, or nothing be written;
+/// or, with a [`JournalLost`] inside, that what is there proves that the
+/// journal has lost records.
 pub fn open(options: Options, journal: &dyn JournalReader, apply: &Apply<'_>) -> io::Result<SledState> {
     let records = journal.size();
     fs::create_dir_all(&options.dir)?;
     options.disk.create_dir(&options.snapshots)?;
-    let snapshot_applied = options.snapshots().tidy(records)?;
+    if let Some(lost) = ahead(&options, records)? {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, lost));
+    }
     let (store, marker) = match examine(&options, records) {
         Ok(found) => found,
+        Err(Unusable::Newer { applied, records }) => {
+            let lost = JournalLost { store: STATE.to_owned(), applied, records };
+            return Err(io::Error::new(io::ErrorKind::InvalidData, lost));
+        }
         Err(unusable) => rebuild(&options, &unusable)?,
     };
+    let snapshot_applied = options.snapshots().tidy(records)?;
     let state = SledState::start(store, marker, snapshot_applied, options)?;
     catch_up(&state, journal, apply)?;
     Ok(state)
+}
+
+/// Whether the snapshots, or the last write to the database, prove that a
+/// journal of `records` has lost some. Changes nothing. The database itself is
+/// looked at by [`open`] only.
+pub fn ahead(options: &Options, records: u64) -> io::Result<Option<JournalLost>> {
+    let after = redo::after(&options.dir).filter(|after| after.owner == options.owner());
+    if let Some(applied) = after.map(|after| after.applied).filter(|applied| *applied > records) {
+        return Ok(Some(JournalLost { store: STATE.to_owned(), applied, records }));
+    }
+    options.snapshots().ahead(records)
 }
 
 /// Opens what is there, on a thread of its own: sled's recovery may panic.
@@ -106,6 +128,8 @@ fn look(options: &Options, records: u64) -> Result<(Store, Marker), Unusable> {
         return Err(Unusable::OtherOwner);
     }
     let marker = redo::complete(&options.dir, &store, marker).map_err(damaged)?;
+    // the marker has a checksum of its own: whatever the pairs are, there were
+    // as many records once
     if marker.applied > records {
         return Err(Unusable::Newer { applied: marker.applied, records });
     }

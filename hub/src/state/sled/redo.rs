@@ -49,6 +49,12 @@ pub(super) fn complete(dir: &Path, store: &Store, marker: Marker) -> io::Result<
     Ok(after)
 }
 
+/// What the store contains after the last write that was begun, as the whole
+/// file says.
+pub(super) fn after(dir: &Path) -> Option<Marker> {
+    load(dir).map(|(_, after, _)| after)
+}
+
 /// `None` if there is no whole file: then the store was not touched after the
 /// previous one, or the fingerprint will tell.
 fn load(dir: &Path) -> Option<(Marker, Marker, Pairs)> {

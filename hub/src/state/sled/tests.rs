@@ -2,7 +2,6 @@
 
 use std::{
     cell::Cell,
-    ffi::OsStr,
     ops::ControlFlow,
     sync::{Mutex, atomic::AtomicBool},
 };
@@ -14,7 +13,7 @@ use super::*;
 use crate::{
     disk::RealDisk,
     journal::{Batch, Commit, Entry, JournalReader},
-    state::{Draft, digest, memory::MemoryState},
+    state::{Draft, JournalLost, digest, memory::MemoryState},
 };
 
 /// A journal in memory.
@@ -398,20 +397,69 @@ fn a_copy_of_a_running_store_gives_the_same_state() {
 }
 
 #[test]
-fn a_store_newer_than_the_journal_is_rebuilt() {
+fn a_store_newer_than_the_journal_stops_every_start_until_it_is_removed() {
     let mut house = House::with(300);
     let batches = house.records.0.lock().unwrap().len();
     house.options.snapshot_records = 50;
     house.grow(300);
     house.check();
+    let whole = house.records.size();
     assert!(!house.snapshots().is_empty());
     house.records.cut(batches);
+    let refused = |house: &House| {
+        let opened = open(house.options.clone(), &house.records, &|_, _| unreachable!("nothing is applied"));
+        let error = opened.unwrap_err();
+        let lost = error.get_ref().and_then(|error| error.downcast_ref::<JournalLost>()).unwrap();
+        assert_eq!(lost.records, house.records.size());
+        assert!(error.to_string().contains(&lost.records.to_string()), "{error}");
+        assert!(error.to_string().contains("axis-hub rebuild"), "{error}");
+        (lost.store.clone(), lost.applied)
+    };
+    let redo = house.options.dir.join(redo::FILE);
+    // whatever else is gone or damaged, one of them is proof, and stays
+    for _ in 0..2 {
+        assert_eq!(refused(&house), ("the state".to_owned(), whole));
+    }
+    let snapshots = house.dir.path().join("aside");
+    fs::rename(&house.options.snapshots, &snapshots).unwrap();
+    fs::rename(house.sled(), house.dir.path().join("sled")).unwrap();
+    assert_eq!(refused(&house), ("the state".to_owned(), whole), "the last write");
+    fs::rename(house.dir.path().join("sled"), house.sled()).unwrap();
+    fs::remove_file(redo).unwrap();
+    assert_eq!(refused(&house), ("the state".to_owned(), whole), "the database");
+    fs::rename(&snapshots, &house.options.snapshots).unwrap();
+    fs::remove_dir_all(&house.options.dir).unwrap();
+    let taken = house.snapshots();
+    let (store, applied) = refused(&house);
+    assert!(store.contains("snapshot") && applied > house.records.size(), "{store} {applied}");
+    assert_eq!(house.snapshots(), taken, "nothing is removed");
+    // an operator's consent, as `axis-hub rebuild` carries it out
+    fs::remove_dir_all(&house.options.snapshots).unwrap();
     assert_eq!(house.check(), house.records.size());
-    let newest = format!("{:020}.snapshot", house.records.size());
-    assert!(
-        house.snapshots().iter().all(|path| path.file_name().unwrap() <= OsStr::new(&newest)),
-        "those of the lost future are gone"
-    );
+}
+
+#[test]
+fn what_only_seems_newer_than_the_journal_is_removed() {
+    let house = House::with(300);
+    let path = house.options.snapshots.join("00000000000000900000.snapshot");
+    fs::write(&path, b"no snapshot").unwrap();
+    assert_eq!(house.check(), 0);
+    assert!(!path.exists());
+    // another log's
+    let mut other = House::with(600);
+    other.options.snapshot_records = 50;
+    other.grow(60);
+    other.check();
+    let taken = other.snapshots().pop().unwrap();
+    let mut options = house.options.clone();
+    options.origin = "axis.test/another".to_owned();
+    fs::copy(&taken, house.options.snapshots.join(taken.file_name().unwrap())).unwrap();
+    copy(&other.sled(), &house.sled());
+    let state = open(options, &house.records, &|draft, entry| {
+        apply(draft, entry);
+        Ok(())
+    });
+    assert_eq!(digest_of(&state.unwrap()), house.records.digest());
 }
 
 #[test]
