@@ -26,6 +26,14 @@ impl Fingerprint {
         self.keys = self.keys.wrapping_add(1);
     }
 
+    /// Adds another set, which has no pair in common.
+    pub(super) fn join(&mut self, other: &Self) {
+        for (lane, part) in self.lanes.iter_mut().zip(other.lanes) {
+            *lane = lane.wrapping_add(part);
+        }
+        self.keys = self.keys.wrapping_add(other.keys);
+    }
+
     /// Removes a pair that was there.
     pub(super) fn remove(&mut self, key: &[u8], value: &[u8]) {
         for (lane, part) in self.lanes.iter_mut().zip(lanes(key, value)) {
@@ -112,8 +120,10 @@ mod tests {
         one.add(b"a", b"1");
         one.add(b"b", b"2");
         other.add(b"b", b"2");
-        other.add(b"x", b"y");
-        other.add(b"a", b"1");
+        let mut more = Fingerprint::default();
+        more.add(b"x", b"y");
+        more.add(b"a", b"1");
+        other.join(&more);
         assert_ne!(one, other);
         other.remove(b"x", b"y");
         assert_eq!(one, other);

@@ -14,7 +14,8 @@ use std::{
 use tracing::{info, warn};
 
 use super::{
-    JournalLost, Read,
+    Changes, JournalLost, Key, Read,
+    draft::Overlay,
     fingerprint::{Fingerprint, MARKER_BYTES, Marker, Owner},
     pairs::{self, Pairs, Writer},
 };
@@ -51,38 +52,86 @@ pub(super) struct Snapshot {
     pairs: Pairs,
 }
 
-impl Snapshots {
-    /// Writes what `read` shows, which the marker describes, and removes
-    /// those that are no longer kept. Finds out on the way whether the state
-    /// is what the marker says: an error of kind `InvalidData` if not.
-    pub(super) fn take(&self, read: &dyn Read, marker: &Marker) -> io::Result<Taken> {
-        self.disk.create_dir(&self.dir)?;
-        let name = format!("{:020}{SUFFIX}", marker.applied);
-        let partial = self.dir.join(format!("{name}{PARTIAL}"));
-        if self.disk.exists(&partial)? {
-            self.disk.remove(&partial)?;
+/// A snapshot that is being written, a part at a time, while the state moves
+/// on: what is about to change ahead of it is kept as it was.
+pub(super) struct Taking {
+    marker: Marker,
+    partial: PathBuf,
+    writer: Writer,
+    written: Fingerprint,
+    /// The first key that is not written yet.
+    next: Key,
+    /// What keys from `next` on were when the snapshot began.
+    kept: Changes,
+}
+
+impl Taking {
+    /// A key is about to change, or was before this snapshot is all written.
+    pub(super) fn keep(&mut self, key: &[u8], was: Option<&[u8]>) {
+        if key >= self.next.as_slice() && !self.kept.contains_key(key) {
+            self.kept.insert(key.to_vec(), was.map(<[u8]>::to_vec));
         }
-        let mut writer = Writer::new(self.disk.create(&partial)?, MAGIC, &marker.encode());
-        let mut fingerprint = Fingerprint::default();
+    }
+
+    /// Writes at most `keys` more. Returns whether all is written.
+    pub(super) fn step(&mut self, read: &dyn Read, keys: usize) -> io::Result<bool> {
+        let (mut left, mut next) = (keys, None);
         let mut outcome = Ok(());
-        read.scan(&[], &[], &mut |key, value| {
-            fingerprint.add(key, value);
-            outcome = writer.pair(key, Some(value));
+        Overlay { changes: &self.kept, base: read }.scan(&self.next, &[], &mut |key, value| {
+            if left == 0 {
+                next = Some(key.to_vec());
+                return ControlFlow::Break(());
+            }
+            left -= 1;
+            self.written.add(key, value);
+            outcome = self.writer.pair(key, Some(value));
             if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
         outcome?;
-        if fingerprint != marker.fingerprint {
+        let Some(next) = next else { return Ok(true) };
+        self.kept = self.kept.split_off(&next);
+        self.next = next;
+        Ok(false)
+    }
+}
+
+impl Snapshots {
+    /// Begins to write the state that the marker describes.
+    pub(super) fn begin(&self, marker: &Marker) -> io::Result<Taking> {
+        self.disk.create_dir(&self.dir)?;
+        let partial = self.dir.join(format!("{:020}{SUFFIX}{PARTIAL}", marker.applied));
+        if self.disk.exists(&partial)? {
+            self.disk.remove(&partial)?;
+        }
+        let writer = Writer::new(self.disk.create(&partial)?, MAGIC, &marker.encode());
+        Ok(Taking {
+            marker: *marker,
+            partial,
+            writer,
+            written: Fingerprint::default(),
+            next: Key::new(),
+            kept: Changes::new(),
+        })
+    }
+
+    /// Gives a snapshot that is all written its name, and removes those that
+    /// are no longer kept. An error of kind `InvalidData` if the state was not
+    /// what its marker said.
+    pub(super) fn finish(&self, taking: Taking) -> io::Result<Taken> {
+        if taking.written != taking.marker.fingerprint {
+            self.disk.remove(&taking.partial)?;
             return Err(pairs::damaged("the state is not what its marker says"));
         }
-        let sha256 = writer.finish()?;
+        let sha256 = taking.writer.finish()?;
         // A crash before the rename leaves a partial file, which the next
         // start removes; after it, a whole snapshot.
-        self.disk.rename(&partial, &self.dir.join(&name))?;
+        let applied = taking.marker.applied;
+        self.disk.rename(&taking.partial, &self.dir.join(format!("{applied:020}{SUFFIX}")))?;
         self.disk.sync_dir(&self.dir)?;
         for (_, old) in self.list()?.into_iter().rev().skip(KEPT) {
             self.disk.remove(&old)?;
         }
-        Ok(Taken { applied: marker.applied, sha256, key_count: fingerprint.keys })
+        Ok(Taken { applied, sha256, key_count: taking.written.keys })
     }
 
     /// A whole header of this hub with more than `records`: a snapshot is

@@ -41,9 +41,13 @@ use super::{
     Changes, Read, State,
     draft::Overlay,
     fingerprint::{Marker, Owner},
-    snapshot::{Snapshots, Taken},
+    snapshot::{Snapshots, Taken, Taking},
 };
 use crate::{disk::Disk, limits};
+
+/// Keys of a snapshot that are written between two writes of sled: a tenth of
+/// a second or so.
+const SNAPSHOT_STEP_KEYS: usize = if cfg!(test) { 37 } else { 50_000 };
 
 /// Where a state lives, whose it is, and its bounds.
 #[derive(Debug, Clone)]
@@ -217,7 +221,7 @@ impl SledState {
             room: Condvar::new(),
             taken: watch::Sender::new(None),
         });
-        let writer = Writer { shared: shared.clone(), marker, snapshot_applied };
+        let writer = Writer { shared: shared.clone(), marker, snapshot_applied, taking: None };
         let thread = thread::Builder::new().name("state".to_owned()).spawn(move || writer.run())?;
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
@@ -315,6 +319,8 @@ struct Writer {
     marker: Marker,
     /// Records in the newest snapshot, or where the next try starts from.
     snapshot_applied: u64,
+    /// The snapshot that is being written.
+    taking: Option<Taking>,
 }
 
 impl Writer {
@@ -328,7 +334,9 @@ impl Writer {
     fn work(&mut self) -> io::Result<()> {
         loop {
             let shared = self.shared.clone();
-            let idle = |orders: &mut Orders| !orders.flush && !orders.snapshot && orders.stop.is_none();
+            let taking = self.taking.is_some();
+            let idle =
+                |orders: &mut Orders| !taking && !orders.flush && !orders.snapshot && orders.stop.is_none();
             let (mut orders, _) = shared
                 .work
                 .wait_timeout_while(shared.orders(), shared.options.flush_interval, idle)
@@ -344,12 +352,12 @@ impl Writer {
             // a snapshot of a stopping hub is half as long in coming, because
             // nobody waits for the writer now
             let due = shared.options.snapshot_records / if stop.is_some() { 2 } else { 1 };
-            if (snapshot && since > 0) || since >= due.max(1) {
-                self.snapshot()?;
-            }
+            let wanted = (snapshot && since > 0) || since >= due.max(1);
             if stop.is_some() {
-                return Ok(());
+                self.snapshot(false, usize::MAX)?;
+                return self.snapshot(wanted, usize::MAX);
             }
+            self.snapshot(wanted, SNAPSHOT_STEP_KEYS)?;
         }
     }
 
@@ -394,6 +402,9 @@ impl Writer {
             if let Some(new) = change {
                 after.fingerprint.add(key, new);
             }
+            if let Some(taking) = &mut self.taking {
+                taking.keep(key, old.as_deref());
+            }
             changes.push((key, change));
         }
         // Crash before the redo file is whole: sled has nothing of it. After:
@@ -414,27 +425,43 @@ impl Writer {
         Ok(())
     }
 
-    /// Takes a snapshot of what sled contains: nobody else writes it, and what
-    /// is published meanwhile waits in `active`.
-    fn snapshot(&mut self) -> io::Result<()> {
-        let snapshots = self.shared.options.snapshots();
-        match snapshots.take(&self.shared.store, &self.marker) {
-            Ok(taken) => {
+    /// Begins a snapshot of what sled contains, if one is wanted and none is
+    /// being written, and goes on with it for at most `keys`.
+    fn snapshot(&mut self, wanted: bool, keys: usize) -> io::Result<()> {
+        match self.take(wanted, keys) {
+            Ok(None) => Ok(()),
+            Ok(Some(taken)) => {
                 info!(applied = taken.applied, keys = taken.key_count, "took a snapshot of the state");
-                self.snapshot_applied = taken.applied;
                 self.shared.taken.send_replace(Some(taken));
                 Ok(())
             }
             Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(error),
             Err(error) => {
                 warn!(%error, "cannot take a snapshot of the state");
+                self.taking = None;
                 // not again at once
-                let later = self.shared.options.snapshot_records / 16;
-                self.snapshot_applied =
-                    self.marker.applied.saturating_sub(self.shared.options.snapshot_records - later);
+                let records = self.shared.options.snapshot_records;
+                self.snapshot_applied = self.marker.applied.saturating_sub(records - records / 16);
                 Ok(())
             }
         }
+    }
+
+    fn take(&mut self, wanted: bool, keys: usize) -> io::Result<Option<Taken>> {
+        let snapshots = self.shared.options.snapshots();
+        let mut taking = match self.taking.take() {
+            Some(taking) => taking,
+            None if wanted => {
+                self.snapshot_applied = self.marker.applied;
+                snapshots.begin(&self.marker)?
+            }
+            None => return Ok(None),
+        };
+        if taking.step(&self.shared.store, keys)? {
+            return snapshots.finish(taking).map(Some);
+        }
+        self.taking = Some(taking);
+        Ok(None)
     }
 }
 

@@ -116,7 +116,7 @@ fn examine(options: &Options, records: u64) -> Result<(Store, Marker), Unusable>
         .spawn(move || look(&owned, records))
         .map_err(damaged)?
         .join()
-        .unwrap_or_else(|panic| Err(Unusable::Damaged(format!("panic: {}", store::panic_text(&*panic)))));
+        .unwrap_or_else(|panic| Err(damaged(store::panicked(&*panic))));
     let _ = fs::remove_file(&opening);
     found
 }

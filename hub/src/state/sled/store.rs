@@ -13,17 +13,21 @@
 //!   [`Store::open`] waits for them.
 
 use std::{
+    any::Any,
     fs::File,
     io,
     ops::Bound,
     panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
     time::Duration,
 };
 
 use crate::state::{
     Read, Value, Visit,
     fingerprint::{Fingerprint, Marker},
+    prefix_end,
 };
 
 /// sled's segments: large, so that no leaf becomes a file of its own, which
@@ -33,6 +37,8 @@ const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
 /// is tried.
 const LOCK_TRIES: u32 = 200;
 const LOCK_WAIT: Duration = Duration::from_millis(25);
+/// Threads that read all of a store at once: beyond it the disk is the limit.
+const VERIFY_THREADS_MAX: usize = 4;
 /// Where the marker is: the key that no other pair may have, before all
 /// others.
 const MARKER_KEY: &[u8] = &[];
@@ -64,7 +70,7 @@ impl Store {
             match config.open() {
                 Err(::sled::Error::Io(error)) if is_locked(&error) && tries < LOCK_TRIES => {
                     tries += 1;
-                    std::thread::sleep(LOCK_WAIT);
+                    thread::sleep(LOCK_WAIT);
                 }
                 other => break other.map_err(io::Error::other)?,
             }
@@ -80,14 +86,31 @@ impl Store {
         Ok(bytes.and_then(|bytes| Marker::decode(&bytes)))
     }
 
-    /// Reads every pair and sums them up. May panic on a damaged store.
+    /// Reads every pair and sums them up, on all processors: nothing else runs
+    /// yet. May panic on a damaged store.
     pub(super) fn fingerprint(&self) -> io::Result<Fingerprint> {
-        let mut fingerprint = Fingerprint::default();
-        for pair in self.pairs(&[], &[]) {
-            let (key, value) = pair?;
-            fingerprint.add(&key, &value);
-        }
-        Ok(fingerprint)
+        // tables begin with different bytes; whoever is done takes the next
+        let next = AtomicUsize::new(0);
+        let sum = || -> io::Result<Fingerprint> {
+            let mut fingerprint = Fingerprint::default();
+            while let Ok(first) = u8::try_from(next.fetch_add(1, Ordering::Relaxed)) {
+                for pair in self.pairs(&[first], &prefix_end(&[first])) {
+                    let (key, value) = pair?;
+                    fingerprint.add(&key, &value);
+                }
+            }
+            Ok(fingerprint)
+        };
+        let threads = thread::available_parallelism().map_or(1, usize::from).min(VERIFY_THREADS_MAX);
+        thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(sum)).collect();
+            let mut fingerprint = sum()?;
+            for other in others {
+                let other = other.join().map_err(|panic| panicked(&*panic))?;
+                fingerprint.join(&other?);
+            }
+            Ok(fingerprint)
+        })
     }
 
     /// Sets or removes a pair. Neither atomic with others nor durable yet.
@@ -164,17 +187,14 @@ impl Read for Store {
 
 /// Runs a call into sled; a panic is an error like others.
 pub(super) fn guard<T>(call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    panic::catch_unwind(AssertUnwindSafe(call))
-        .unwrap_or_else(|panic| Err(io::Error::other(format!("panic: {}", panic_text(&*panic)))))
+    panic::catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| Err(panicked(&*panic)))
 }
 
-/// What a panic said.
-pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("without a message")
+/// What a panic said, as an error.
+pub(super) fn panicked(panic: &(dyn Any + Send)) -> io::Error {
+    let said = panic.downcast_ref::<&str>().copied();
+    let said = said.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    io::Error::other(format!("panic: {}", said.unwrap_or("without a message")))
 }
 
 fn is_locked(error: &io::Error) -> bool {

@@ -674,6 +674,43 @@ fn flip(file: &Path, random: &mut fastrand::Rng) {
 }
 
 #[test]
+fn a_snapshot_is_of_one_moment_while_the_state_moves_on() {
+    let mut house = House::new();
+    house.options.flush_interval = Duration::from_millis(1);
+    (house.options.snapshot_records, house.options.lag_keys_max) = (300, 100);
+    let (state, _) = house.open();
+    house.grow(4_000);
+    let mut taken = state.snapshots();
+    let mut compared = 0;
+    let batches = house.records.0.lock().unwrap().clone();
+    for batch in &batches {
+        publish(&state, batch);
+        if !taken.has_changed().unwrap() {
+            continue;
+        }
+        let applied = taken.borrow_and_update().unwrap().applied;
+        let Some(snapshot) = house.options.snapshots().newest().unwrap() else { panic!("there is one") };
+        if snapshot.marker.applied != applied {
+            continue;
+        }
+        let mut found = std::collections::BTreeMap::new();
+        snapshot
+            .load(|key, value| {
+                found.insert(key.to_vec(), value.to_vec());
+                Ok(())
+            })
+            .unwrap();
+        let then = MemoryState::new();
+        for batch in batches.iter().filter(|batch| batch.commit.size <= applied) {
+            publish(&then, batch);
+        }
+        assert_eq!(digest(&found), digest_of(&then));
+        compared += 1;
+    }
+    assert!(compared > 0);
+}
+
+#[test]
 fn snapshots_come_every_so_many_records() {
     let mut house = House::with(10);
     house.options.snapshot_records = 100;
