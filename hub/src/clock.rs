@@ -85,6 +85,14 @@ impl Clock {
         agrees && self.0.trusted.load(Ordering::Relaxed)
     }
 
+    /// The time, and whether deadlines may act on it, as one look.
+    pub fn look(&self) -> (Millis, bool) {
+        let before = self.now_ms();
+        let trusted = self.is_trusted();
+        // a jump in between is not acted on
+        (before, trusted && self.now_ms().abs_diff(before) <= limits::CLOCK_JUMP_MAX_MS)
+    }
+
     /// Compares the clock with the last record of the journal at start; a
     /// difference of more than a day is not trusted until confirmed.
     pub fn compare_with_last_record(&self, recorded_ms: Millis) {

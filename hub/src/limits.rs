@@ -95,6 +95,8 @@ pub const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const COMMIT_QUEUE_MAX: usize = 4_096;
 /// Most records that one tick of the timers may propose.
 pub const TICK_RECORDS_MAX: usize = 512;
+/// Most expired envelopes that one tick looks at.
+pub const TICK_EXPIRES_MAX: usize = 8_192;
 /// Most recipients of one Consigned record.
 pub const CONSIGN_MAX: usize = 512;
 /// Bytes of recent batches that are kept in memory for receipts and

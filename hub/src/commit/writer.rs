@@ -26,7 +26,7 @@ use crate::{
     error::{Error, Result},
     evidence::Tree,
     journal::{Batch, Commit, Entry, Journal},
-    limits,
+    limits::{self, Millis},
     machine::{self, Command, Context, Outcome},
     observe::{CommitSample, Metrics, Readiness},
     state::{Changes, Draft, State, memory::MemoryState, read_once},
@@ -170,16 +170,21 @@ struct Decided {
 impl Writer {
     fn run(mut self) {
         let guard = self.parts.readiness.writer_runs();
+        let (mut has_own, mut idle) = (true, false);
         loop {
-            let own = self.own_commands();
-            let first = match self.wait(!own.is_empty()) {
+            // what led to nothing a moment ago will not lead to more at once
+            let first = match self.wait(has_own && !idle) {
                 Ok(first) => first,
                 Err(()) => break,
             };
+            let (now_ms, clock_trusted) = self.parts.clock.look();
+            let own = self.own_commands(now_ms, clock_trusted);
+            has_own = !own.is_empty();
             if first.is_none() && own.is_empty() {
                 continue;
             }
-            let decided = self.decide(first, own);
+            let decided = self.decide(first, own, now_ms);
+            idle = decided.entries.is_empty();
             let stop = decided.stop;
             if let Err(error) = self.finish(decided) {
                 // Nobody is answered: nobody knows what the disk holds.
@@ -208,12 +213,12 @@ impl Writer {
 
     /// What the writer proposes itself: the next range of an envelope that is
     /// becoming visible, and what the timers say.
-    fn own_commands(&mut self) -> Vec<Command> {
-        let now_ms = self.parts.clock.now_ms();
-        let clock_trusted = self.parts.clock.is_trusted();
+    fn own_commands(&mut self, now_ms: Millis, clock_trusted: bool) -> Vec<Command> {
         let (pending, is_due) = read_once(&*self.parts.state, |read| {
             let mut pending: Vec<u64> = machine::pending_consignment(read).into_iter().collect();
-            pending.extend(machine::due_consignments(read, now_ms, CONSIGN_DUE_MAX));
+            if clock_trusted {
+                pending.extend(machine::due_consignments(read, now_ms, CONSIGN_DUE_MAX));
+            }
             (pending, machine::is_due(read, now_ms, clock_trusted))
         });
         let mut own: Vec<Command> = Vec::new();
@@ -253,9 +258,8 @@ impl Writer {
 
     /// Decides the writer's own commands and then as many of the waiting ones
     /// as fit into a batch.
-    fn decide(&self, first: Option<Message>, own: Vec<Command>) -> Decided {
+    fn decide(&self, first: Option<Message>, own: Vec<Command>, now_ms: Millis) -> Decided {
         let size = self.parts.journal.size();
-        let now_ms = self.parts.clock.now_ms();
         read_once(&*self.parts.state, |read| {
             let mut random = fill_random;
             let mut batch = machine::Batch::new(read, size, Context { now_ms, random: &mut random });

@@ -124,12 +124,6 @@ fn cargo_of<'a>(record: &'a Record, entry: &'a Entry, kind: CargoKind) -> impl I
 /// The keys that signed an envelope, as the directory held them then. A key
 /// changes but once, when it is revoked; it was not when it was accepted.
 fn keys_then(read: &dyn Read, accepted: &Accepted, accepted_sequence: u64) -> Vec<SigningKey> {
-    let keys = accepted.key_ids.iter().filter_map(|id| {
-        let (mut key, changed_sequence) = query::signing_key(read, &KeyId::from_slice(id).ok()?)?;
-        if changed_sequence > accepted_sequence {
-            key.revoked_unix_ms = 0;
-        }
-        Some(key)
-    });
-    keys.collect()
+    let ids = accepted.key_ids.iter().filter_map(|id| KeyId::from_slice(id).ok());
+    ids.filter_map(|id| query::signing_key_at(read, &id, accepted_sequence)).collect()
 }

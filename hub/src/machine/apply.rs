@@ -19,7 +19,6 @@ use super::tables::{
 };
 use crate::{
     journal::Entry,
-    limits,
     state::{Draft, Read},
 };
 
@@ -103,8 +102,6 @@ pub fn delivery_id(delivery: &record::Delivery) -> DeliveryId {
 }
 
 fn accepted(draft: &mut Draft<'_>, at: At, record: &Record, event: &record::Accepted) {
-    let life = event.expires_unix_ms.saturating_sub(at.now);
-    let warn = event.expires_unix_ms.saturating_sub(limits::EXPIRY_WARNING_MS.min(life / 10));
     let sealed = record.cargo.iter().find(|cargo| cargo.kind() == CargoKind::SealedEnvelope);
     let bytes =
         sealed.map_or(0, |cargo| cargo.size) + event.documents.iter().map(|file| file.size).sum::<u64>();
@@ -122,13 +119,14 @@ fn accepted(draft: &mut Draft<'_>, at: At, record: &Record, event: &record::Acce
         settled_count: 0,
         bytes,
         expire_cursor: 0,
-        warn_unix_ms: warn,
+        leased_count: 0,
+        warn_unix_ms: event.warn_unix_ms,
     };
     let whole = DeliveryId { envelope_sequence: at.sequence, recipient_index: 0 };
     draft.put(key::envelope(at.sequence), envelope.encode_to_vec());
     draft.put(key::envelope_id(&event.sender, &event.envelope_id), at.sequence.to_be_bytes().to_vec());
     draft.put(key::timer(event.expires_unix_ms, Timer::Expire, &whole), Vec::new());
-    draft.put(key::timer(warn, Timer::Warn, &whole), Vec::new());
+    draft.put(key::timer(event.warn_unix_ms, Timer::Warn, &whole), Vec::new());
     if event.not_before_unix_ms > at.now {
         draft.put(key::timer(event.not_before_unix_ms, Timer::Consign, &whole), Vec::new());
     } else {
@@ -214,6 +212,7 @@ fn leased(draft: &mut Draft<'_>, at: At, event: &record::Leased) {
     delivery.due_unix_ms = event.lease_until_unix_ms;
     draft.put(key::timer(delivery.due_unix_ms, Timer::Lapse, &id), Vec::new());
     edit_mailbox(draft, &delivery.system, |mailbox| mailbox.leased += 1);
+    edit_envelope(draft, id.envelope_sequence, |envelope| envelope.leased_count += 1);
     draft.put(key::delivery(&id), delivery.encode_to_vec());
 }
 
@@ -283,7 +282,7 @@ fn expiry_warned(draft: &mut Draft<'_>, event: &record::ExpiryWarned) {
 /// A delivery ends: it leaves every queue, its number is settled, and the
 /// floor and the envelope's count move on.
 fn settle(draft: &mut Draft<'_>, at: At, delivery: Option<&record::Delivery>, state: DeliveryState) {
-    let Some((id, mut delivery, mut envelope)) = find(draft, delivery) else { return };
+    let Some((id, mut delivery, envelope)) = find(draft, delivery) else { return };
     if delivery.is_settled() {
         return;
     }
@@ -306,13 +305,12 @@ fn settle(draft: &mut Draft<'_>, at: At, delivery: Option<&record::Delivery>, st
         mailbox.lanes[lane] = mailbox.lanes[lane].saturating_sub(1);
     });
 
-    envelope.settled_count += 1;
-    if envelope.settled_count == envelope.recipient_count {
+    if envelope.settled_count + 1 == envelope.recipient_count {
         let whole = DeliveryId { recipient_index: 0, ..id };
         draft.delete(key::timer(envelope.expires_unix_ms, Timer::Expire, &whole));
         draft.delete(key::timer(envelope.warn_unix_ms, Timer::Warn, &whole));
     }
-    draft.put(key::envelope(id.envelope_sequence), envelope.encode_to_vec());
+    edit_envelope(draft, id.envelope_sequence, |envelope| envelope.settled_count += 1);
 }
 
 /// How far every number is settled.
@@ -338,6 +336,9 @@ fn take_from_queue(draft: &mut Draft<'_>, id: &DeliveryId, delivery: &DeliveryRo
             draft.delete(key::timer(delivery.due_unix_ms, Timer::Lapse, id));
             edit_mailbox(draft, &delivery.system, |mailbox| {
                 mailbox.leased = mailbox.leased.saturating_sub(1)
+            });
+            edit_envelope(draft, id.envelope_sequence, |envelope| {
+                envelope.leased_count = envelope.leased_count.saturating_sub(1);
             });
         }
         DeliveryState::Parked => {
@@ -402,6 +403,8 @@ fn directory_changed(draft: &mut Draft<'_>, at: At, event: &record::DirectoryCha
                 let row = KeyRow { key: Some(key_now.clone()), changed_sequence: at.sequence };
                 draft.put(key::signing_key(&key_now.key_id), row.encode_to_vec());
                 draft.put(key::signing_key_of(&key_now.system, &key_now.key_id), Vec::new());
+                let version = key::signing_key_version(&key_now.key_id, at.sequence);
+                draft.put(version, key_now.encode_to_vec());
             }
             Some(Value::Certificate(certificate)) => {
                 draft.put(key::certificate(&certificate.fingerprint), certificate.encode_to_vec());

@@ -26,7 +26,8 @@ use crate::{
 
 /// What the machine is told about the world.
 pub struct Context<'a> {
-    /// The time of the batch. Never before the last record's.
+    /// The clock. Decisions go by it; records are stamped with it too, but
+    /// never with less than the record before.
     pub now_ms: Millis,
     /// Fills a buffer with unpredictable bytes.
     pub random: &'a mut dyn FnMut(&mut [u8]),
@@ -35,7 +36,10 @@ pub struct Context<'a> {
 /// Records that are decided together.
 pub struct Batch<'a> {
     pub(super) draft: Draft<'a>,
+    /// The clock.
     pub(super) now: Millis,
+    /// The time of the records.
+    recorded: Millis,
     random: &'a mut dyn FnMut(&mut [u8]),
     next: u64,
     entries: Vec<Entry>,
@@ -45,10 +49,12 @@ pub struct Batch<'a> {
 impl<'a> Batch<'a> {
     /// Begins a batch on a moment of the state that holds `size` records.
     pub fn new(read: &'a dyn Read, size: u64, context: Context<'a>) -> Self {
-        let now = context.now_ms.max(query::meta(read).last_recorded_unix_ms);
+        let now = context.now_ms;
+        let recorded = now.max(query::meta(read).last_recorded_unix_ms);
         Self {
             draft: Draft::new(read),
             now,
+            recorded,
             random: context.random,
             next: size,
             entries: Vec::new(),
@@ -85,7 +91,7 @@ impl<'a> Batch<'a> {
         let sequence = self.next;
         let record = Record {
             sequence,
-            recorded_unix_ms: self.now,
+            recorded_unix_ms: self.recorded,
             feeds: places
                 .into_iter()
                 .map(|(system, feed_sequence)| FeedPlace { system: system.to_owned(), feed_sequence })

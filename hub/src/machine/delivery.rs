@@ -258,6 +258,10 @@ pub(super) fn extend(
 ) -> Result<Outcome> {
     let duration_ms = lease_duration(duration_ms)?;
     let found = held(batch, system, id, attempt)?;
+    if found.envelope.expires_unix_ms <= batch.now {
+        // or nobody could ever end it
+        return Err(Error::invalid("attempt", Reason::Expired, found.envelope.expires_unix_ms));
+    }
     let event = Event::LeaseExtended(LeaseExtended {
         delivery: found.named(),
         attempt,
@@ -323,7 +327,8 @@ pub(super) fn give_back(
 }
 
 /// What is due by now, at most [`limits::TICK_RECORDS_MAX`] records. Leases
-/// lapse whatever the clock; deadlines act only if it is trusted.
+/// lapse whatever the clock; deadlines act only if it is trusted, and by the
+/// clock itself: the time of the records may be ahead of it after a jump.
 pub(super) fn tick(batch: &mut Batch<'_>, clock_trusted: bool) -> Outcome {
     let mut sequences = Vec::new();
     for (due, id) in timers(&batch.draft, Timer::Lapse, batch.now, limits::TICK_RECORDS_MAX) {
@@ -334,8 +339,12 @@ pub(super) fn tick(batch: &mut Batch<'_>, clock_trusted: bool) -> Outcome {
         for (_, id) in timers(&batch.draft, Timer::Warn, batch.now, room) {
             sequences.extend(warn(batch, id.envelope_sequence));
         }
-        for (_, id) in timers(&batch.draft, Timer::Expire, batch.now, limits::TICK_RECORDS_MAX) {
+        // more than there is room for: of some, only what is on lease is left
+        for (_, id) in timers(&batch.draft, Timer::Expire, batch.now, limits::TICK_EXPIRES_MAX) {
             let room = limits::TICK_RECORDS_MAX.saturating_sub(sequences.len());
+            if room == 0 {
+                break;
+            }
             expire(batch, id.envelope_sequence, room, &mut sequences);
         }
     }
@@ -379,6 +388,9 @@ fn warn(batch: &mut Batch<'_>, envelope_sequence: u64) -> Option<u64> {
 /// Expires what nobody has on lease; the rest follows when its lease ends.
 fn expire(batch: &mut Batch<'_>, envelope_sequence: u64, room: usize, sequences: &mut Vec<u64>) {
     let Some(envelope) = query::envelope(&batch.draft, envelope_sequence) else { return };
+    if envelope.settled_count + envelope.leased_count >= envelope.consigned_count {
+        return;
+    }
     let mut over = unleased(&batch.draft, envelope_sequence, envelope.expire_cursor, room);
     if over.is_empty() && envelope.expire_cursor > 0 {
         // those that were on lease when the cursor passed them
@@ -417,10 +429,7 @@ pub fn due_consignments(read: &dyn Read, now_ms: Millis, max: usize) -> Vec<u64>
 
 /// Whether a timer is due that the writer should act on.
 pub fn is_due(read: &dyn Read, now_ms: Millis, clock_trusted: bool) -> bool {
-    let kinds: &[Timer] = if clock_trusted {
-        &[Timer::Lapse, Timer::Consign, Timer::Warn, Timer::Expire]
-    } else {
-        &[Timer::Lapse, Timer::Consign]
-    };
+    let kinds: &[Timer] =
+        if clock_trusted { &[Timer::Lapse, Timer::Warn, Timer::Expire] } else { &[Timer::Lapse] };
     kinds.iter().any(|timer| !timers(read, *timer, now_ms, 1).is_empty())
 }

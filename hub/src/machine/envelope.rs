@@ -358,6 +358,7 @@ fn accepted(batch: &Batch<'_>, submit: &Submit, recipients: &LeafList, root: &[u
         recipient_root: Bytes::copy_from_slice(root),
         directory_version: query::meta(&batch.draft).directory_version,
         documents: documents.collect(),
+        warn_unix_ms: expires(submit) - limits::EXPIRY_WARNING_MS.min((expires(submit) - batch.now) / 10),
     }
 }
 

@@ -112,6 +112,18 @@ pub fn signing_key(read: &dyn Read, id: &KeyId) -> Option<(SigningKey, u64)> {
     Some((row.key?, row.changed_sequence))
 }
 
+/// A signing key as it was when a record was made.
+pub fn signing_key_at(read: &dyn Read, id: &KeyId, sequence: u64) -> Option<SigningKey> {
+    let start = key::signing_key_version(id.as_bytes(), 0);
+    let end = key::signing_key_version(id.as_bytes(), sequence.saturating_add(1));
+    let mut then = None;
+    read.scan(&start, &end, &mut |_, value| {
+        then = Some(decode(value));
+        ControlFlow::Continue(())
+    });
+    then
+}
+
 /// A system's signing keys.
 pub fn signing_keys_of(read: &dyn Read, system: &SystemId) -> Vec<SigningKey> {
     let ids = suffixes(read, &key::signing_key_of(system.as_str(), b""), usize::MAX);

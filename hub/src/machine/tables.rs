@@ -15,7 +15,7 @@ use prost::Message;
 use crate::state::Read;
 
 /// Raised with every change of a key or row.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// The one row about the whole.
 #[derive(Clone, PartialEq, Message)]
@@ -79,6 +79,9 @@ pub struct EnvelopeRow {
     /// When its warning is due; 0 once warned.
     #[prost(uint64, tag = "14")]
     pub warn_unix_ms: u64,
+    /// How many of its recipients have it on lease.
+    #[prost(uint32, tag = "15")]
+    pub leased_count: u32,
 }
 
 /// One envelope on its way to one recipient.
@@ -393,6 +396,10 @@ pub mod key {
     /// → KeyRow
     pub fn signing_key(key_id: &[u8]) -> Key {
         join(b'k', &[key_id])
+    }
+    /// → SigningKey, as it was from a record on
+    pub fn signing_key_version(key_id: &[u8], changed_sequence: u64) -> Key {
+        join(b'h', &[key_id, &changed_sequence.to_be_bytes()])
     }
     /// → nothing: a key of a system
     pub fn signing_key_of(system: &str, key_id: &[u8]) -> Key {

@@ -283,16 +283,14 @@ impl World {
     #[track_caller]
     fn end(self) {
         let mut checker = Checker::new(None);
-        let mut leaves = Vec::new();
-        for entry in &self.entries {
-            leaves.push(axis_proto::tree::record_leaf(&entry.salt, &entry.record));
-            let commit = Commit {
-                size: leaves.len() as u64,
-                root: axis_proto::tree::root_of(&leaves),
-                checkpoint: String::new(),
-            };
-            checker.batch(&journal::Batch { entries: vec![entry.clone()], commit });
-        }
+        let leaf = |entry: &Entry| axis_proto::tree::record_leaf(&entry.salt, &entry.record);
+        let leaves: Vec<[u8; 32]> = self.entries.iter().map(leaf).collect();
+        let commit = Commit {
+            size: leaves.len() as u64,
+            root: axis_proto::tree::root_of(&leaves),
+            checkpoint: String::new(),
+        };
+        checker.batch(&journal::Batch { entries: self.entries.clone(), commit });
         let (_, violations) = checker.finish(self.now);
         assert_eq!(violations, Vec::new());
 
@@ -908,5 +906,69 @@ fn the_feed_has_no_gaps() {
         .collect();
     assert_eq!(kinds, ["accepted", "consigned", "leased", "acknowledged"]);
     assert_eq!(world.read(|read| query::feed(read, &system("vpcp"), 2, 1)), vec![feed[2]]);
+    world.end();
+}
+
+#[test]
+fn a_clock_that_jumped_and_was_corrected_expires_nothing_and_holds_nothing_up() {
+    let mut world = World::new();
+    let waiting = world.send(&["G18"]);
+    let leased = world.send(&["H53"]);
+    world.lease(leased);
+    world.clock_trusted = false;
+    world.now += 40 * DAY_MS;
+    assert!(world.tick(0) > 0, "leases lapse by any clock, and their records carry its time");
+    world.now -= 40 * DAY_MS;
+    world.clock_trusted = true;
+    world.tick(MINUTE_MS);
+    assert_eq!(world.state_of(waiting), DeliveryState::Waiting);
+    let fresh = world.send(&["G18"]);
+    world.lease(fresh);
+    world.tick(2 * MINUTE_MS);
+    assert_eq!(world.state_of(fresh), DeliveryState::Waiting, "its lease lapses in a minute, not in 40 days");
+    world.tick(limits::BACKOFF_MAX_MS);
+    assert!(world.lease(fresh), "and it comes again soon");
+    world.end();
+}
+
+#[test]
+fn a_deadline_ends_what_can_be_held() {
+    let mut world = World::new();
+    let mut envelope = world.envelope("G22", &["G18"]);
+    envelope.expires_unix_ms = world.now + 10 * MINUTE_MS;
+    let id = world.send_envelope(envelope);
+    let extend =
+        |attempt, duration_ms| Command::Extend { system: system("byt"), delivery: id, attempt, duration_ms };
+    world.lease(id);
+    world.ok(extend(1, 30 * MINUTE_MS));
+    world.tick(15 * MINUTE_MS);
+    assert_eq!(world.state_of(id), DeliveryState::Leased, "its attempt goes on");
+    assert_eq!(world.refused(extend(1, 30 * MINUTE_MS)), Reason::Expired, "but no further");
+    world.tick(16 * MINUTE_MS);
+    assert_eq!(world.state_of(id), DeliveryState::Expired);
+    world.end();
+}
+
+#[test]
+fn expired_envelopes_on_lease_hold_up_no_others() {
+    let mut world = World::new();
+    let mut held = Vec::new();
+    for _ in 0..limits::TICK_RECORDS_MAX + 1 {
+        let mut envelope = world.envelope("G22", &["G18"]);
+        envelope.expires_unix_ms = world.now + DAY_MS;
+        held.push(world.send_envelope(envelope));
+    }
+    let mut envelope = world.envelope("G22", &["H53"]);
+    envelope.expires_unix_ms = world.now + DAY_MS + 1;
+    let other = world.send_envelope(envelope);
+    world.tick(DAY_MS - 1);
+    for id in &held {
+        world.lease(*id);
+    }
+    world.tick(2);
+    assert_eq!(world.state_of(held[0]), DeliveryState::Leased);
+    assert_eq!(world.state_of(other), DeliveryState::Expired);
+    world.tick(2 * MINUTE_MS);
+    assert!(held.iter().all(|id| world.state_of(*id) == DeliveryState::Expired));
     world.end();
 }
