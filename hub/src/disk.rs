@@ -36,7 +36,9 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// The names in a directory, sorted; none if there is no such directory.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
 
-    /// Makes a directory and those above it, durably. Fine if it exists.
+    /// Makes a directory and those above it, durably. Fine if it exists: then
+    /// its own name is made durable all the same, because whoever made it may
+    /// not have come that far.
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
 
     /// Makes the names in a directory durable.
@@ -158,14 +160,13 @@ impl Disk for RealDisk {
     }
 
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        if dir.is_dir() {
-            return Ok(());
-        }
         let parent = parent_of(dir);
-        self.create_dir(parent)?;
-        match fs::create_dir(dir) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(at(dir, error)),
-            _ => {}
+        if !dir.is_dir() {
+            self.create_dir(parent)?;
+            match fs::create_dir(dir) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(at(dir, error)),
+                _ => {}
+            }
         }
         self.sync_dir(parent)
     }

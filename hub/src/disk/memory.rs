@@ -2,7 +2,7 @@
 //! stays, what was not may be lost, whole or in sectors. Fails on demand.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -61,7 +61,17 @@ impl MemoryDisk {
         for (path, node) in pending.into_iter().take(kept) {
             set(&mut world.durable_names, path, node);
         }
-        world.names = world.durable_names.clone();
+        let mut names = std::mem::take(&mut world.durable_names);
+        // sorted: a directory comes before what is in it
+        let mut dirs = BTreeSet::new();
+        names.retain(|path, node| {
+            let reached = path.parent().is_none() || path == Path::new(".") || dirs.contains(parent_of(path));
+            if reached && *node == Node::Directory {
+                dirs.insert(path.clone());
+            }
+            reached
+        });
+        (world.names, world.durable_names) = (names.clone(), names);
         for content in &mut world.files {
             for pending in std::mem::take(&mut content.pending) {
                 match pending {
@@ -85,10 +95,10 @@ impl MemoryDisk {
     }
 
     /// After this many more writes, syncs, renames or removals each one fails,
-    /// until a crash.
+    /// until a crash or the next call.
     pub fn fail_after(&self, operations: u64) {
         let mut world = self.world();
-        world.operations_max = Some(world.operations + operations);
+        world.operations_max = Some(world.operations.saturating_add(operations));
     }
 
     /// How many writes, syncs, renames and removals there were.
@@ -212,12 +222,18 @@ impl Disk for MemoryDisk {
     }
 
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        let mut world = self.world();
-        for dir in dir.ancestors() {
+        if dir.parent().is_none() || dir == Path::new(".") {
+            let mut world = self.world();
             world.names.insert(dir.to_owned(), Node::Directory);
             world.durable_names.insert(dir.to_owned(), Node::Directory);
+            return Ok(());
         }
-        Ok(())
+        let parent = parent_of(dir);
+        if !self.exists(dir)? {
+            self.create_dir(parent)?;
+            self.world().change_name(dir, Some(Node::Directory));
+        }
+        self.sync_dir(parent)
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {

@@ -68,7 +68,9 @@ impl Tree {
     /// Opens the tree over a journal, or makes it. What is missing or wrong is
     /// made again from the journal.
     pub fn open(disk: Arc<dyn Disk>, dir: &Path, journal: &dyn JournalReader) -> io::Result<Self> {
-        disk.create_dir(dir)?;
+        if !disk.exists(dir)? {
+            disk.create_dir(dir)?;
+        }
         let size = journal.size();
         let expected = match size.checked_sub(1) {
             None => axis_proto::tree::empty_root(),

@@ -3,7 +3,7 @@
 //! something.
 
 use std::{
-    fs,
+    fs, io,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
@@ -20,7 +20,7 @@ use crate::{
     clock::Clock,
     commit,
     config::{self, Config, Listen},
-    disk::RealDisk,
+    disk::{self, Disk as _, RealDisk},
     error::Error,
     evidence::Tree,
     hub,
@@ -87,9 +87,18 @@ pub fn init(dir: &Path, options: &InitOptions, clock: &Clock) -> Result<Initiali
     if fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) || dir.is_file() {
         return Err(InitError::Exists(dir.to_owned()));
     }
+    let missing: Vec<_> = dir.ancestors().skip(1).take_while(|above| !exists(above)).collect();
     for path in [dir.to_owned(), config.keys_dir(), config.data_dir()] {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
         made.map_err(|source| InitError::Unwritable { path, source })?;
+    }
+    for made in missing.into_iter().chain([dir]) {
+        let path = disk::parent_of(made).to_owned();
+        match RealDisk.sync_dir(&path) {
+            // somebody else made `dir` in a directory that we may not read
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            synced => synced.map_err(|source| InitError::Unwritable { path, source })?,
+        }
     }
     let failed = |error: Error| InitError::Failed(error);
     let write = |path: PathBuf, text: &str| {
@@ -116,6 +125,12 @@ pub fn init(dir: &Path, options: &InitOptions, clock: &Clock) -> Result<Initiali
     // last: a directory without it is no hub
     write(dir.join(config::FILE_NAME), &config.render())?;
     Ok(Initialised { config, log_verifier_key, authority_key_sha256: authority.key_sha256() })
+}
+
+/// Whether there is something; a relative path's beginning is the directory
+/// that we are in.
+fn exists(path: &Path) -> bool {
+    path.as_os_str().is_empty() || path.exists()
 }
 
 /// Opens the journal for the first time and writes the record that begins it.
@@ -190,7 +205,7 @@ mod tests {
     #[test]
     fn a_hub_is_made_once() {
         let dir = tempfile::tempdir().unwrap();
-        let dir = dir.path().join("hub");
+        let dir = dir.path().join("made/with/it/hub");
         let clock = Clock::manual(1_790_000_000_000);
         let made = init(&dir, &options(&["axis.example"]), &clock).unwrap();
         assert_eq!(Config::load(&dir).unwrap(), made.config);

@@ -230,6 +230,8 @@ impl Live {
         let (vault, object) = (&self.vault, self.vault.object(sha256));
         let dir = crate::disk::parent_of(&object);
         if !in_place {
+            // syncs its name too: an upload that made the directory may have
+            // ended, or not come, before its own sync
             vault.0.disk.create_dir(dir)?;
             vault.0.disk.rename(&vault.part(system, sha256), &object)?;
         }

@@ -126,9 +126,14 @@ fn a_finished_upload_is_known_until_it_is_forgotten() {
 #[test]
 fn nobody_learns_what_others_have_brought() {
     let bytes = bytes_of(10_000);
+    // once its directory is there, which it shares with a 256th of all others
+    let prefix = |bytes: &[u8]| Digest::of(bytes).to_string()[..2].to_owned();
+    let neighbour =
+        (0..u32::MAX).map(u32::to_le_bytes).find(|other| prefix(other) == prefix(&bytes)).unwrap();
     let steps = |others_first: bool| {
         let disk = MemoryDisk::default();
         let vault = vault(&disk);
+        bring(&vault, &system("moh"), &neighbour, 1_000).unwrap();
         if others_first {
             bring(&vault, &system("moh"), &bytes, 1_000).unwrap();
         }
@@ -243,6 +248,24 @@ fn after_a_failed_sync_an_upload_begins_again() {
     assert!(matches!(upload.finish(), Err(Error::Fault(_))));
     disk.crash(|_| 0);
     bring(&vault, &moh, &bytes, 300).unwrap();
+}
+
+#[test]
+fn a_directory_that_a_failed_upload_left_is_as_durable_as_its_documents() {
+    let (bytes, moh) = (bytes_of(3_000), system("moh"));
+    let fails = |after| {
+        let disk = MemoryDisk::default();
+        let first = vault(&disk);
+        disk.fail_after(after);
+        let failed = bring(&first, &moh, &bytes, 1_000).is_err();
+        // the hub starts again; the power stays
+        disk.fail_after(u64::MAX);
+        bring(&vault(&disk), &moh, &bytes, 1_000).unwrap();
+        disk.crash(|_| 0);
+        vault(&disk).open_document(&Digest::of(&bytes)).unwrap().verify().unwrap();
+        failed
+    };
+    assert!((0..100).any(|after| !fails(after)), "each step failed once");
 }
 
 proptest! {
