@@ -110,6 +110,7 @@ fn records() -> Vec<(&'static str, Bytes)> {
         recipient_root: bytes(leaves::root(&recipients())),
         directory_version: 7,
         documents: vec![DocumentDigest { sha256: bytes(Digest::of(b"")), size: 0, inline: true }],
+        warn_unix_ms: envelope.expires_unix_ms - 3 * 86_400_000,
     };
     let consigned = Consigned {
         envelope_sequence: 1,
