@@ -28,6 +28,10 @@ struct World {
     /// Writes, syncs and renames so far, and how many may succeed.
     operations: u64,
     operations_max: Option<u64>,
+    /// The next sync of a file fails, and what follows goes on.
+    next_sync_fails: bool,
+    /// What [`Disk::space`] says, if not plenty.
+    free_bytes: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +103,16 @@ impl MemoryDisk {
     pub fn fail_after(&self, operations: u64) {
         let mut world = self.world();
         world.operations_max = Some(world.operations.saturating_add(operations));
+    }
+
+    /// Lets the next sync of a file fail, and no other.
+    pub fn fail_next_sync(&self) {
+        self.world().next_sync_fails = true;
+    }
+
+    /// How much room there is from now on, by what it says.
+    pub fn set_free_bytes(&self, free_bytes: u64) {
+        self.world().free_bytes = Some(free_bytes);
     }
 
     /// How many writes, syncs, renames and removals there were.
@@ -268,7 +282,8 @@ impl Disk for MemoryDisk {
     }
 
     fn space(&self, _path: &Path) -> io::Result<Space> {
-        Ok(Space { free_bytes: 1 << 40, total_bytes: 1 << 41 })
+        let free_bytes = self.world().free_bytes.unwrap_or(1 << 40);
+        Ok(Space { free_bytes, total_bytes: 1 << 41 })
     }
 }
 
@@ -300,6 +315,9 @@ impl DiskFile for MemoryFile {
     fn sync_data(&self) -> io::Result<()> {
         let mut world = self.disk.world();
         world.count()?;
+        if std::mem::take(&mut world.next_sync_fails) {
+            return Err(io::Error::other("injected fault"));
+        }
         let content = &mut world.files[self.id];
         content.pending.clear();
         content.durable = content.now.clone();

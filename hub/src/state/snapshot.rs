@@ -19,7 +19,10 @@ use super::{
     fingerprint::{Fingerprint, MARKER_BYTES, Marker, Owner},
     pairs::{self, Pairs, Writer},
 };
-use crate::disk::{Disk, DiskFile};
+use crate::{
+    disk::{Disk, DiskFile},
+    limits,
+};
 
 const MAGIC: pairs::Magic = *b"axissnap";
 const SUFFIX: &str = ".snapshot";
@@ -74,7 +77,7 @@ impl Taking {
     }
 
     /// Writes at most `keys` more. Returns whether all is written.
-    pub(super) fn step(&mut self, read: &dyn Read, keys: usize) -> io::Result<bool> {
+    fn step(&mut self, read: &dyn Read, keys: usize) -> io::Result<bool> {
         let (mut left, mut next) = (keys, None);
         let mut outcome = Ok(());
         Overlay { changes: &self.kept, base: read }.scan(&self.next, &[], &mut |key, value| {
@@ -96,12 +99,18 @@ impl Taking {
 }
 
 impl Snapshots {
-    /// Begins to write the state that the marker describes.
-    pub(super) fn begin(&self, marker: &Marker) -> io::Result<Taking> {
+    /// Begins to write the state that the marker describes. An error of kind
+    /// `StorageFull` if `room` bytes would leave the disk nearly full.
+    pub(super) fn begin(&self, marker: &Marker, room: u64) -> io::Result<Taking> {
         self.disk.create_dir(&self.dir)?;
         let partial = self.dir.join(format!("{:020}{SUFFIX}{PARTIAL}", marker.applied));
         if self.disk.exists(&partial)? {
             self.disk.remove(&partial)?;
+        }
+        let free = self.disk.space(&self.dir)?.free_bytes;
+        if free < room.saturating_add(limits::DISK_LOW_BYTES) {
+            let words = format!("{free} bytes are free, and it may take {room}");
+            return Err(io::Error::new(io::ErrorKind::StorageFull, words));
         }
         let writer = Writer::new(self.disk.create(&partial)?, MAGIC, &marker.encode());
         Ok(Taking {
@@ -118,8 +127,26 @@ impl Snapshots {
     /// are no longer kept. An error of kind `InvalidData` if the state was not
     /// what its marker said.
     pub(super) fn finish(&self, taking: Taking) -> io::Result<Taken> {
+        let partial = taking.partial.clone();
+        self.name(taking).inspect_err(|_| self.give_up(&partial))
+    }
+
+    /// Goes on with a snapshot; see [`Taking::step`]. What was written of one
+    /// that fails is gone.
+    pub(super) fn step(&self, taking: &mut Taking, read: &dyn Read, keys: usize) -> io::Result<bool> {
+        taking.step(read, keys).inspect_err(|_| self.give_up(&taking.partial))
+    }
+
+    /// Leaves no part of a snapshot on a disk that may be full.
+    fn give_up(&self, partial: &Path) {
+        if self.disk.exists(partial).unwrap_or(false) {
+            // if not even this can be done, the next start does it
+            let _left_behind = self.disk.remove(partial);
+        }
+    }
+
+    fn name(&self, taking: Taking) -> io::Result<Taken> {
         if taking.written != taking.marker.fingerprint {
-            self.disk.remove(&taking.partial)?;
             return Err(pairs::damaged("the state is not what its marker says"));
         }
         let sha256 = taking.writer.finish()?;

@@ -221,7 +221,8 @@ impl SledState {
             room: Condvar::new(),
             taken: watch::Sender::new(None),
         });
-        let writer = Writer { shared: shared.clone(), marker, snapshot_applied, taking: None };
+        let writer =
+            Writer { shared: shared.clone(), marker, snapshot_applied, taking: None, disk_was_full: false };
         let thread = thread::Builder::new().name("state".to_owned()).spawn(move || writer.run())?;
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
@@ -321,6 +322,8 @@ struct Writer {
     snapshot_applied: u64,
     /// The snapshot that is being written.
     taking: Option<Taking>,
+    /// The last try of a snapshot found no room; said once.
+    disk_was_full: bool,
 }
 
 impl Writer {
@@ -431,13 +434,17 @@ impl Writer {
         match self.take(wanted, keys) {
             Ok(None) => Ok(()),
             Ok(Some(taken)) => {
+                self.disk_was_full = false;
                 info!(applied = taken.applied, keys = taken.key_count, "took a snapshot of the state");
                 self.shared.taken.send_replace(Some(taken));
                 Ok(())
             }
             Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(error),
             Err(error) => {
-                warn!(%error, "cannot take a snapshot of the state");
+                let full = error.kind() == io::ErrorKind::StorageFull;
+                if !std::mem::replace(&mut self.disk_was_full, full) || !full {
+                    warn!(%error, "cannot take a snapshot of the state now");
+                }
                 self.taking = None;
                 // not again at once
                 let records = self.shared.options.snapshot_records;
@@ -453,11 +460,11 @@ impl Writer {
             Some(taking) => taking,
             None if wanted => {
                 self.snapshot_applied = self.marker.applied;
-                snapshots.begin(&self.marker)?
+                snapshots.begin(&self.marker, self.shared.store.bytes())?
             }
             None => return Ok(None),
         };
-        if taking.step(&self.shared.store, keys)? {
+        if snapshots.step(&mut taking, &self.shared.store, keys)? {
             return snapshots.finish(taking).map(Some);
         }
         self.taking = Some(taking);

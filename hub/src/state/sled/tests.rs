@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    disk::RealDisk,
+    disk::{MemoryDisk, RealDisk},
     journal::{Batch, Commit, Entry, JournalReader},
     state::{Draft, JournalLost, digest, memory::MemoryState},
 };
@@ -723,4 +723,45 @@ fn snapshots_come_every_so_many_records() {
     drop(state);
     house.check();
     assert_eq!(house.snapshots().len(), 2);
+}
+
+#[test]
+fn a_snapshot_that_fails_leaves_nothing_and_one_without_room_is_not_begun() {
+    let mut house = House::with(300);
+    let disk = MemoryDisk::default();
+    house.options.disk = Arc::new(disk.clone());
+    let files = |house: &House| disk.list(&house.options.snapshots).unwrap();
+    {
+        let store = Store::open(&house.options.dir, house.options.cache_bytes).unwrap();
+        let marker = store.marker().unwrap().unwrap();
+        let snapshots = house.options.snapshots();
+        let take = |marker: &Marker, room| {
+            let mut taking = snapshots.begin(marker, room)?;
+            while !snapshots.step(&mut taking, &store, 10)? {}
+            snapshots.finish(taking)
+        };
+        let wrong = Marker { fingerprint: Default::default(), ..marker };
+        let error = take(&wrong, 0).unwrap_err();
+        assert_eq!((error.kind(), files(&house)), (io::ErrorKind::InvalidData, vec![]));
+        disk.fail_next_sync();
+        take(&marker, 0).unwrap_err();
+        assert_eq!(files(&house), [""; 0]);
+        disk.set_free_bytes(limits::DISK_LOW_BYTES + 999);
+        let error = take(&marker, 1_000).err().unwrap();
+        assert_eq!((error.kind(), files(&house)), (io::ErrorKind::StorageFull, vec![]));
+        take(&marker, 999).unwrap();
+        assert_eq!(files(&house).len(), 1);
+    }
+    // the hub knows how much it may take
+    house.grow(100);
+    let take = |house: &House| {
+        let (state, _) = house.open();
+        state.request_snapshot();
+        state.stop();
+        state.taken()
+    };
+    assert_eq!(take(&house), None);
+    disk.set_free_bytes(limits::DISK_LOW_BYTES + (1 << 30));
+    house.grow(100);
+    assert!(take(&house).is_some());
 }
