@@ -61,7 +61,14 @@ pub(super) async fn receive(call: &Call, mut inbound: Streaming<UploadRequest>) 
     }
     while upload.committed() < size {
         match next(&mut inbound).await? {
-            Some(Part::Chunk(chunk)) => upload = append(call, upload, chunk).await?,
+            Some(Part::Chunk(chunk)) => {
+                // said again: a large document may fill the disk while it comes
+                if let Err(full) = call.context.committer.takes_documents() {
+                    call.blocking(move |_| kept(upload)).await?;
+                    return Err(full);
+                }
+                upload = append(call, upload, chunk).await?;
+            }
             Some(Part::Start(_)) => {
                 return Err(Error::invalid("start", Reason::FieldInvalid, "may come only once"));
             }
