@@ -45,6 +45,7 @@ struct Content {
     now: Vec<u8>,
     durable: Vec<u8>,
     pending: Vec<Pending>,
+    unreadable: bool,
 }
 
 #[derive(Debug)]
@@ -130,6 +131,7 @@ impl MemoryDisk {
                 now: content.now.clone(),
                 durable: content.now.clone(),
                 pending: Vec::new(),
+                unreadable: content.unreadable,
             })
             .collect();
         let copy = World {
@@ -154,6 +156,14 @@ impl MemoryDisk {
         let id = world.file(path)?;
         change(&mut world.files[id].now);
         world.files[id].durable = world.files[id].now.clone();
+        Ok(())
+    }
+
+    /// Lets every read of a file fail, as a bad sector would.
+    pub fn make_unreadable(&self, path: &Path) -> io::Result<()> {
+        let mut world = self.world();
+        let id = world.file(path)?;
+        world.files[id].unreadable = true;
         Ok(())
     }
 
@@ -296,6 +306,9 @@ struct MemoryFile {
 impl DiskFile for MemoryFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let world = self.disk.world();
+        if world.files[self.id].unreadable {
+            return Err(io::Error::other("a bad sector"));
+        }
         let content = &world.files[self.id].now;
         let start = content.len().min(offset as usize);
         let count = buffer.len().min(content.len() - start);

@@ -128,6 +128,9 @@ fn a_tree_is_mended_from_the_journal_whatever_happened_to_it() {
         check("long");
         log.disk.remove(&path).unwrap();
         check("missing");
+        log.disk.make_unreadable(&path).unwrap();
+        log.reopen();
+        assert_eq!(log.disk.read(&path).unwrap(), whole, "{name} unreadable");
     }
     let operations = log.disk.operations();
     log.reopen();

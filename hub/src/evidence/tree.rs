@@ -26,6 +26,8 @@ use crate::{
 };
 
 const HASH_BYTES: usize = 32;
+/// How the files' names begin.
+const LEVEL: &str = "level-";
 /// Hashes read or written at once when all are swept.
 const SWEEP_HASHES: usize = 8192;
 /// Latest leaves whose part of the tree is kept in memory: proofs of what was
@@ -79,11 +81,16 @@ impl Tree {
                 None => return Err(io::Error::other("the journal does not hold its last record")),
             },
         };
-        let tree = Self::fill(Arc::clone(&disk), dir, journal, true)?;
-        if tree.root() == expected {
-            return Ok(tree);
+        let why = match Self::fill(Arc::clone(&disk), dir, journal, true) {
+            Ok(tree) if tree.root() == expected => return Ok(tree),
+            Ok(_) => "another root".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(dir = %dir.display(), why, "the tree is wrong; making it anew from the journal");
+        // other files: the disk may be unable to read or write the old ones
+        for name in disk.list(dir)?.iter().filter(|name| name.starts_with(LEVEL)) {
+            disk.remove(&dir.join(name))?;
         }
-        tracing::warn!(dir = %dir.display(), "the tree is wrong; making it anew from the journal");
         let tree = Self::fill(disk, dir, journal, false)?;
         if tree.root() == expected {
             return Ok(tree);
@@ -346,7 +353,7 @@ pub fn surplus(disk: &dyn Disk, dir: &Path, size: u64) -> io::Result<u64> {
 }
 
 fn level_path(dir: &Path, level: u32) -> PathBuf {
-    dir.join(format!("level-{level:02}"))
+    dir.join(format!("{LEVEL}{level:02}"))
 }
 
 fn read_hashes(file: &dyn DiskFile, from: u64, count: u64) -> io::Result<Vec<Hash>> {
