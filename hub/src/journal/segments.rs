@@ -152,7 +152,7 @@ impl SegmentJournal {
             file.set_len(cut.offset).map_err(io)?;
             allocated = cut.offset;
         }
-        settle(&*file, &scanned).map_err(io)?;
+        settle(&*file, &scanned, last.as_ref()).map_err(io)?;
         disk.sync_dir(dir).map_err(io)?;
         let (origin, mark) = (segment.header.origin, segment.header.mark);
         Ok(Self {
@@ -320,12 +320,21 @@ fn new_segment(
 
 /// Makes durable what a scan has read. The last batch may have been read from
 /// memory only: its sync may have failed, and a second sync alone would not
-/// write it again.
-fn settle(file: &dyn DiskFile, scanned: &Scanned) -> io::Result<()> {
-    if scanned.last_batch.segment == scanned.next.segment && scanned.last_batch.offset > 0 {
-        let mut bytes = vec![0; (scanned.next.offset - scanned.last_batch.offset) as usize];
-        file.read_exact_at(scanned.last_batch.offset, &mut bytes)?;
-        file.write_at(scanned.last_batch.offset, &bytes)?;
+/// write it again. What is read for it is verified like the first time.
+pub(super) fn settle(file: &dyn DiskFile, scanned: &Scanned, last: Option<&Commit>) -> io::Result<()> {
+    let point = scanned.last_batch;
+    if point.segment == scanned.next.segment
+        && point.offset > 0
+        && let Some(segment) = scanned.segments.last()
+    {
+        let mut bytes = vec![0; (scanned.next.offset - point.offset) as usize];
+        file.read_exact_at(point.offset, &mut bytes)?;
+        let read = format::batch(&bytes, &segment.header.mark, point.batch, point.sequence);
+        if !read.is_ok_and(|read| read.len == bytes.len() && Some(&read.commit) == last) {
+            let words = format!("batch {} at {} is not what was read before", point.batch, point.offset);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, words));
+        }
+        file.write_at(point.offset, &bytes)?;
     }
     file.sync_data()
 }

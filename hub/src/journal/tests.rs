@@ -10,7 +10,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::{
-    Batch, Commit, Entry, Journal as _, JournalReader, OpenError, SegmentJournal, format,
+    Batch, Commit, Entry, Journal as _, JournalReader, OpenError, SegmentJournal, format, scan,
     segments::{self, Layout},
 };
 use crate::disk::{Disk, MemoryDisk, RealDisk};
@@ -95,6 +95,25 @@ fn what_was_appended_is_there_after_a_restart() {
     let appended = journal.append(batch(6, &[5])).unwrap();
     assert!(Arc::ptr_eq(&appended, &reader.batch_of(6).unwrap().unwrap()), "recent ones are shared");
     assert_eq!(open(&disk).unwrap().size(), 7);
+}
+
+#[test]
+fn what_opening_writes_again_is_verified_as_it_is_read() {
+    let disk = MemoryDisk::default();
+    let (batches, ends) = three(&disk);
+    let path = segments_of(&disk).remove(0);
+    let scanned = scan::scan(&disk, Path::new(DIR), &mut |_| {}).unwrap();
+    let file = disk.open(&path).unwrap();
+    let last = Some(&batches[2].commit);
+    segments::settle(&*file, &scanned, last).unwrap();
+    let operations = disk.operations();
+    for at in [ends[2], ends[2] + 900, ends[3] - 1] {
+        disk.damage(&path, |bytes| bytes[at] ^= 1).unwrap();
+        let error = segments::settle(&*file, &scanned, last).unwrap_err();
+        assert!(error.to_string().contains("not what was read before"), "{error}");
+        disk.damage(&path, |bytes| bytes[at] ^= 1).unwrap();
+    }
+    assert_eq!(disk.operations(), operations, "nothing is written");
 }
 
 #[test]
