@@ -231,6 +231,9 @@ fn damage_in_the_vault_is_noticed_by_readers_and_healed_by_uploads() {
         let mut reader = document.reader();
         let given = std::iter::from_fn(|| reader.next(1_000).ok()).count();
         assert!((given as u64) < document.size().div_ceil(1_000), "never the last part");
+        // who goes on from somewhere verifies the whole himself
+        let rest = document.reader_from(3_000).next(1_000).unwrap();
+        assert_eq!(rest, bytes[3_000..4_000]);
         bring(&vault, &system("moh"), &bytes, 1_000).unwrap();
         vault.open_document(&sha256).unwrap().verify().unwrap();
     }

@@ -1,7 +1,5 @@
 //! A document of a delivery that was given, in chunks, from any offset.
 
-use std::sync::Arc;
-
 use axis_proto::{
     hub::v1::{DownloadRequest, DownloadResponse, Reason},
     id::DeliveryId,
@@ -67,15 +65,24 @@ async fn send(
         }
         Content::Vault { sha256, size } => {
             let document = call.blocking(move |context| Ok(context.vault.open_document(&sha256)?)).await?;
-            let document = Arc::new(document);
+            if document.size() != size {
+                let held = document.size();
+                return Err(Error::fault(format!(
+                    "document {sha256} has {held} bytes in the vault, not {size}"
+                )));
+            }
+            // read from its beginning it is verified: then a client never gets
+            // the last part of a damaged one
+            let mut reader = document.reader_from(offset);
             let mut at = offset;
             while at < size {
-                let (document, from) = (document.clone(), at);
-                let count = DOWNLOAD_CHUNK_BYTES.min(usize::try_from(size - at).unwrap_or(usize::MAX));
-                let chunk = call.blocking(move |_| Ok(document.read_at(from, count)?)).await?;
-                if chunk.is_empty() {
-                    return Err(Error::fault(format!("document {sha256} ends at {at} of {size}")));
-                }
+                let chunk;
+                (chunk, reader) = call
+                    .blocking(move |_| {
+                        let chunk = reader.next(DOWNLOAD_CHUNK_BYTES)?;
+                        Ok((chunk, reader))
+                    })
+                    .await?;
                 at += chunk.len() as u64;
                 if out.send(Ok(DownloadResponse { chunk: chunk.into() })).await.is_err() {
                     break;
