@@ -14,7 +14,7 @@ use axis_proto::{
     record::v1::{
         CargoKind, ConsignmentLeaf, LeafList, LeafOpening, Receipt, RecipientLeaf, Record, record::Event,
     },
-    tree::Hash,
+    tree::{Hash, record_leaf, verify_consistency, verify_inclusion},
 };
 use bytes::Bytes;
 use prost::Message as _;
@@ -99,7 +99,14 @@ impl Evidence {
     /// The receipt of a record, proven under the checkpoint of its own batch.
     pub fn receipt(&self, sequence: u64) -> Result<Receipt> {
         let entry = self.entry(sequence)?;
-        let hashes = self.tree.inclusion(sequence, entry.commit().size)?;
+        let Commit { size, root, .. } = entry.commit();
+        let hashes = self.tree.inclusion(sequence, *size)?;
+        // the tree is derived and was verified when it was opened: nobody is
+        // shown what has become of it since
+        let leaf = record_leaf(&entry.salt, &entry.record);
+        if !verify_inclusion(sequence, *size, &leaf, &hashes, root) {
+            return Err(damaged(sequence, *size));
+        }
         let checkpoint = entry.commit().checkpoint.clone();
         Ok(receipt::make(entry.record.clone(), &entry.salt, sequence, hashes, checkpoint))
     }
@@ -123,7 +130,23 @@ impl Evidence {
 
     /// Proof that the log of `old` records is a prefix of that of `new`.
     pub fn consistency(&self, old: u64, new: u64) -> Result<Vec<Hash>> {
-        Ok(self.tree.consistency(old, new)?)
+        let hashes = self.tree.consistency(old, new)?;
+        if !verify_consistency(old, new, &self.root(old)?, &self.root(new)?, &hashes) {
+            return Err(damaged(old, new));
+        }
+        Ok(hashes)
+    }
+
+    /// The root over the first `size` records: the journal's word, or the
+    /// tree's if no batch ends there.
+    fn root(&self, size: u64) -> Result<Hash> {
+        if let Some(last) = size.checked_sub(1) {
+            let entry = self.entry(last)?;
+            if entry.commit().size == size {
+                return Ok(entry.commit().root);
+            }
+        }
+        Ok(self.tree.root_at(size)?)
     }
 
     fn list(&self, sequence: u64) -> Result<Option<Arc<OpenList>>> {
@@ -150,6 +173,10 @@ impl Evidence {
     fn lists(&self) -> MutexGuard<'_, Lists> {
         self.lists.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn damaged(from: u64, to: u64) -> Error {
+    Error::fault(format!("the tree's files are damaged: no proof from {from} to {to}; restart to mend them"))
 }
 
 /// A list of leaves with its hashes: a broadcast is opened for each of its

@@ -220,6 +220,40 @@ fn a_receipt_verifies_and_never_changes() {
     }
 }
 
+#[test]
+fn no_proof_is_given_from_damaged_files() {
+    let mut log = Log::new();
+    for count in [5, 70, 25] {
+        log.plain(count);
+    }
+    let whole = |evidence: &Evidence| {
+        (0..100).all(|sequence| evidence.receipt(sequence).is_ok())
+            && [5, 6, 75].iter().all(|old| evidence.consistency(*old, 100).is_ok())
+            && evidence.consistency(0, 100).is_ok()
+            && evidence.consistency(100, 100).is_ok()
+    };
+    // after a restart, with nothing in memory but the edge
+    let tree = log.reopen();
+    let evidence = Evidence::new(log.journal.reader(), tree.reader());
+    assert!(whole(&evidence));
+    tree.forget_recent();
+    assert!(whole(&evidence));
+    for number in 0..6 {
+        log.disk.damage(&level(number), |bytes| bytes[0] ^= 1).unwrap();
+        assert!(!whole(&evidence), "level {number}");
+        log.disk.damage(&level(number), |bytes| bytes[0] ^= 1).unwrap();
+    }
+    let receipts: Vec<_> = (0..100).map(|sequence| evidence.receipt(sequence).unwrap()).collect();
+    log.disk.damage(&level(0), |bytes| bytes[8 * 32] ^= 1).unwrap();
+    for (sequence, earlier) in receipts.into_iter().enumerate() {
+        match evidence.receipt(sequence as u64) {
+            Ok(receipt) => assert_eq!(receipt, earlier),
+            Err(Error::Fault(fault)) => assert!(fault.chain().contains("restart"), "{}", fault.chain()),
+            Err(Error::Refused(_)) => panic!("no fault of the caller"),
+        }
+    }
+}
+
 fn list_of(agencies: &[&str], leaf: impl Fn(u32, &str) -> Vec<u8>) -> LeafList {
     let leaves = agencies.iter().zip(0..).map(|(agency, index)| leaf(index, agency).into());
     LeafList { secret: vec![9; 32].into(), leaves: leaves.collect() }

@@ -227,6 +227,12 @@ impl Tree {
         TreeReader(Arc::clone(&self.shared))
     }
 
+    /// Leaves nothing in memory, so that proofs are read from files.
+    #[cfg(test)]
+    pub(super) fn forget_recent(&self) {
+        self.shared.write().iter_mut().for_each(|level| level.recent.clear());
+    }
+
     fn path(&self, level: u32) -> PathBuf {
         level_path(&self.dir, level)
     }
