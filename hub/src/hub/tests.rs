@@ -9,8 +9,10 @@ use axis_proto::{
         admin_service_client::AdminServiceClient,
     },
     hub::v1::{
-        EnrolRequest, EnrolResponse, RenewRequest, RevokeSigningKeyRequest,
-        enrolment_service_client::EnrolmentServiceClient, identity_service_client::IdentityServiceClient,
+        EnrolRequest, EnrolResponse, QueryUploadRequest, RenewRequest, RevokeSigningKeyRequest,
+        UploadRequest, UploadStart, enrolment_service_client::EnrolmentServiceClient,
+        identity_service_client::IdentityServiceClient, submission_service_client::SubmissionServiceClient,
+        upload_request::Part,
     },
     id::Digest,
     key::SigningKey,
@@ -387,5 +389,87 @@ async fn what_does_not_end_is_cut_at_the_deadline_and_named() {
     let left = hub.stop().await;
     assert!(left.len() == 1 && left[0].starts_with("a connection of vpcp from 127.0.0.1"), "{left:?}");
     drop(sender);
+    Hub::start(config, Clock::system()).await.unwrap().stop().await;
+}
+
+#[tokio::test]
+async fn an_upload_ends_when_the_disk_becomes_nearly_full_and_goes_on_when_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = make(&dir.path().join("hub"));
+    let hub = Hub::start(config.clone(), Clock::system()).await.unwrap();
+    let vpcp = enrol(&hub, &add_vpcp(&config).await).await.unwrap();
+    let channel = connect(hub.addresses().systems, vpcp.config()).await.unwrap();
+    let mut client = SubmissionServiceClient::new(channel);
+    let (bytes, half) = (Bytes::from(vec![7; 20_000]), 10_000);
+    let sha256 = Bytes::copy_from_slice(Digest::of(&bytes).as_bytes());
+    let start = |offset| Part::Start(UploadStart { sha256: sha256.clone(), size: 20_000, offset });
+    let part = |part| UploadRequest { part: Some(part) };
+    let committed = async |client: &mut SubmissionServiceClient<Channel>| {
+        let request = QueryUploadRequest { sha256: sha256.clone(), size: 20_000 };
+        client.query_upload(request).await.unwrap().into_inner().committed_bytes
+    };
+
+    let (sender, parts) = tokio::sync::mpsc::channel(4);
+    sender.send(part(start(0))).await.unwrap();
+    sender.send(part(Part::Chunk(bytes.slice(..half)))).await.unwrap();
+    let mut uploading = client.clone();
+    let answer =
+        tokio::spawn(
+            async move { uploading.upload(tokio_stream::wrappers::ReceiverStream::new(parts)).await },
+        );
+    while committed(&mut client).await < half as u64 {
+        tokio::task::yield_now().await;
+    }
+    hub.context().committer.disk_is_full(true);
+    sender.send(part(Part::Chunk(bytes.slice(half..15_000)))).await.unwrap();
+    let refused = answer.await.unwrap().unwrap_err();
+    assert_eq!(reason(&refused), "DISK_FULL");
+    assert_eq!(committed(&mut client).await, half as u64, "what arrived before is kept");
+
+    hub.context().committer.disk_is_full(false);
+    let rest = [part(start(half as u64)), part(Part::Chunk(bytes.slice(half..)))];
+    let done = client.upload(tokio_stream::iter(rest)).await.unwrap().into_inner();
+    assert!(done.complete);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_hub_whose_journal_lost_records_does_not_start_until_it_is_told_to_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = make(&dir.path().join("hub"));
+    let hub = Hub::start(config.clone(), Clock::system()).await.unwrap();
+    let key = hub.context().log_verifier_key.clone();
+    hub.stop().await;
+    let (data, older) = (config.data_dir(), dir.path().join("older"));
+    let copy = |from: &Path, to: &Path| {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    };
+    copy(&data.join(JOURNAL), &older);
+    let hub = Hub::start(config.clone(), Clock::system()).await.unwrap();
+    add_vpcp(&config).await;
+    hub.stop().await;
+    copy(&older, &data.join(JOURNAL));
+
+    let violations = || {
+        let verifier = CheckpointVerifier::parse(&key).unwrap();
+        let stores =
+            crate::fsck::Stores { data: &data, disk: RealDisk::shared(), verifier, progress: &mut |_| {} };
+        let report = crate::fsck::run(stores).unwrap();
+        report.violations.into_iter().map(|violation| violation.what).collect::<Vec<_>>()
+    };
+    let found = violations();
+    assert!(found.iter().any(|what| what.contains("the tree knows")), "{found:?}");
+    assert!(found.iter().any(|what| what.contains("the state contains")), "{found:?}");
+    for _ in 0..2 {
+        let Err(error) = Hub::start(config.clone(), Clock::system()).await else { panic!("it started") };
+        let said = error.source.to_string();
+        assert!(said.contains("the journal has lost some") && said.contains("axis-hub rebuild"), "{said}");
+    }
+    rebuild(&config).unwrap();
+    assert_eq!(violations(), [""; 0]);
     Hub::start(config, Clock::system()).await.unwrap().stop().await;
 }
