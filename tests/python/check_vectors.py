@@ -171,7 +171,11 @@ def tree(vector):
             return error.what
         return "ok" if found == raw(vector["root"]) else "INCLUSION"
     good = evidence.consistent(
-        vector["old_size"], vector["new_size"], raw(vector["old_root"]), raw(vector["new_root"]), path
+        vector["old_size"],
+        vector["new_size"],
+        raw(vector["old_root"]),
+        raw(vector["new_root"]),
+        path,
     )
     return "ok" if good else "CONSISTENCY"
 
@@ -238,6 +242,8 @@ def receipt(vector):
     message = record_pb2.Receipt(record=raw(vector["record"]), proof=vector["proof"])
     if "opening" in vector:
         message.opening.CopyFrom(opening_of(vector["opening"]))
+    if "encoded" in vector and record_pb2.Receipt.FromString(raw(vector["encoded"])) != message:
+        raise Differs("`encoded` is another message")
     try:
         found = evidence.verified(message, evidence.LogKey(vector["verifier_key"]))
     except evidence.Invalid as error:
@@ -258,6 +264,7 @@ def token(vector):
     same(vector, "authority_key_sha256", authority.hex())
     same(vector, "secret", secret.hex())
     same(vector, "secret_sha256", sha256(secret).hexdigest())
+    same(vector, "canonical", vector["token"].strip().lower())
     return "ok"
 
 

@@ -139,7 +139,10 @@ def authority_of(address: str, key_sha256: bytes) -> bytes:
             if hasattr(tls, "get_unverified_chain"):  # Python 3.13
                 chain = tls.get_unverified_chain()
             else:
-                chain = [c.public_bytes(ssl._ssl.ENCODING_DER) for c in tls._sslobj.get_unverified_chain()]
+                chain = [
+                    c.public_bytes(ssl._ssl.ENCODING_DER)
+                    for c in tls._sslobj.get_unverified_chain()
+                ]
     for der in chain:
         certificate = x509.load_der_x509_certificate(der)
         key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -295,9 +298,7 @@ class Client:
                 uploads.append(content)
         return Submission(
             envelope.envelope_id,
-            submission_pb2.SubmitRequest(
-                sealed_envelope=sealed, documents=list(inline.values())
-            ),
+            submission_pb2.SubmitRequest(sealed_envelope=sealed, documents=list(inline.values())),
             uploads,
         )
 
@@ -371,9 +372,7 @@ class Client:
                 part = answer.WhichOneof("part")
                 if part == "delivery":
                     yield self.checked(answer.delivery)
-                    said.put(
-                        mailbox_pb2.ReceiveRequest(credit=mailbox_pb2.Credit(deliveries=1))
-                    )
+                    said.put(mailbox_pb2.ReceiveRequest(credit=mailbox_pb2.Credit(deliveries=1)))
                 elif part == "gone":
                     self.mailbox_numbers.seen(answer.gone.mailbox_sequence)
                 elif part == "closing":
@@ -424,9 +423,7 @@ class Client:
             delivery_id=received.delivery.delivery_id, sha256=named.sha256
         )
         try:
-            content = b"".join(
-                part.chunk for part in self.mailbox.Download(request, **self._named)
-            )
+            content = b"".join(part.chunk for part in self.mailbox.Download(request, **self._named))
         except grpc.RpcError as error:
             raise refusal_of(error) from error
         if len(content) != named.size or sha256(content).digest() != named.sha256:
@@ -462,9 +459,7 @@ class Client:
             explanation=explanation,
         ).SerializeToString()
         sealed = sealing.seal(sealing.REJECTION, payload, self.identity.signing_key)
-        answer = self.call(
-            self.mailbox.Reject, mailbox_pb2.RejectRequest(sealed_rejection=sealed)
-        )
+        answer = self.call(self.mailbox.Reject, mailbox_pb2.RejectRequest(sealed_rejection=sealed))
         evidence.verify_receipt(answer.receipt, self.identity.log)
         return answer
 

@@ -1,6 +1,6 @@
 """Checks evidence offline: hashes, inclusion, checkpoints, receipts, leaves.
 
-Written from the comments in proto/ and the vectors alone, with nothing but
+It needs what the comments in proto/ and tests/vectors say, and nothing but
 SHA-256 and Ed25519. It never asks the hub and never encodes a record: it
 hashes the bytes it was given, and parses those same bytes.
 """

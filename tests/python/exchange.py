@@ -41,9 +41,7 @@ class Hub:
 
     def run(self, *words) -> str:
         """An operator's command."""
-        done = subprocess.run(
-            [self.binary, *words], capture_output=True, text=True, timeout=60
-        )
+        done = subprocess.run([self.binary, *words], capture_output=True, text=True, timeout=60)
         if done.returncode != 0:
             raise AssertionError(f"axis-hub {' '.join(words)}: {done.stderr}")
         return done.stdout
@@ -244,14 +242,20 @@ class Exchange(unittest.TestCase):
             arguments = {"sender": OFFICE, "to": [HEALTH], "subject": "x", "files": {"a": b"a"}}
             return self.office.prepare(**(arguments | changes))
 
-        refused = self.refused("RECIPIENTS_REFUSED", self.office.submit, sent(to=[HEALTH, "H00", "H99"]))
+        refused = self.refused(
+            "RECIPIENTS_REFUSED", self.office.submit, sent(to=[HEALTH, "H00", "H99"])
+        )
         fields = dict(refused.violations)
         self.assertIn("RECIPIENT_UNKNOWN", fields["envelope.recipients[1].agency"])
         self.assertIn("RECIPIENT_NOT_CONNECTED", fields["envelope.recipients[2].agency"])
         self.refused("SENDER_NOT_SERVED", self.office.submit, sent(sender=HEALTH))
         self.refused("WRONG_HUB", self.office.submit, sent(hub_id="hub.elsewhere"))
-        self.refused("STALE", self.office.submit, sent(created_unix_ms=sealing.now_ms() - 31 * 86_400_000))
-        self.refused("FUTURE", self.office.submit, sent(created_unix_ms=sealing.now_ms() + 3_600_000))
+        self.refused(
+            "STALE", self.office.submit, sent(created_unix_ms=sealing.now_ms() - 31 * 86_400_000)
+        )
+        self.refused(
+            "FUTURE", self.office.submit, sent(created_unix_ms=sealing.now_ms() + 3_600_000)
+        )
         self.refused("RECIPIENTS_EMPTY", self.office.submit, sent(to=[]))
 
         forged = sent()
