@@ -42,12 +42,16 @@ struct Saved {
 impl Numbers {
     /// Begins a conversation: what to tell the hub.
     pub fn begin(&mut self) -> u64 {
+        // no number was given yet, or none that we heard of
+        self.begins = self.accounted_to == 0 && self.missing.is_empty() && self.high == 0;
+        if self.begins {
+            // zero means "no memory": the hub begins at its floor
+            return 0;
+        }
         // ask again for what is missing: the hub may have found it since
         let first_missing = self.missing.keys().next().copied();
         let told = first_missing.map_or(self.accounted_to, |first| self.accounted_to.min(first - 1));
-        // zero means "no memory": the hub begins at its floor
-        self.begins = told == 0;
-        told
+        told.max(1)
     }
 
     /// A number came, as a delivery or as gone.
@@ -61,6 +65,10 @@ impl Numbers {
 
     /// The hub said where the mailbox stands.
     pub fn progress(&mut self, high: u64, floor: u64) -> Result<()> {
+        if floor > high {
+            let detail = format!("the hub calls {floor} settled, but has given only {high} numbers");
+            return Err(Verification::new("mailbox", detail).into());
+        }
         if self.begins {
             self.begins = false;
             self.raise(floor);
@@ -93,18 +101,18 @@ impl Numbers {
 
     fn unseen_to(&self, floor: u64) -> Vec<RangeInclusive<u64>> {
         let mut gaps = Vec::new();
-        let mut next = self.accounted_to + 1;
+        let mut to = self.accounted_to;
         for (start, end) in &self.seen {
-            if *start > floor {
+            if to >= floor || *start > floor {
                 break;
             }
-            if next < *start {
-                gaps.push(next..=start - 1);
+            if to + 1 < *start {
+                gaps.push(to + 1..=start - 1);
             }
-            next = end + 1;
+            to = *end;
         }
-        if next <= floor {
-            gaps.push(next..=floor);
+        if to < floor {
+            gaps.push(to + 1..=floor);
         }
         gaps
     }
@@ -117,7 +125,7 @@ impl Numbers {
 
     fn advance(&mut self) {
         while let Some((&start, &end)) = self.seen.first_key_value() {
-            if start > self.accounted_to + 1 {
+            if start > self.accounted_to.saturating_add(1) {
                 break;
             }
             self.accounted_to = self.accounted_to.max(end);
@@ -260,6 +268,39 @@ mod tests {
     fn a_mailbox_does_not_go_back() {
         let mut numbers = begun(20);
         assert!(matches!(numbers.progress(15, 15), Err(Error::Verification(_))));
+    }
+
+    #[test]
+    fn who_misses_the_first_number_still_has_a_memory() {
+        let mut numbers = begun(0);
+        numbers.progress(3, 0).unwrap();
+        numbers.seen(2);
+        numbers.seen(3);
+        // heard of the mailbox, so nothing below its floor is forgiven
+        assert_eq!(numbers.begin(), 1);
+        assert_eq!(gap(numbers.progress(9, 3)), [1..=1]);
+        assert_eq!(numbers.begin(), 1, "as near as can be told");
+        assert_eq!(gap(numbers.progress(9, 5)), [4..=5]);
+        numbers.seen(1);
+        assert_eq!(numbers.begin(), 3);
+        // a mailbox that is still empty gives nothing to remember
+        let mut numbers = begun(0);
+        numbers.progress(0, 0).unwrap();
+        assert_eq!(numbers.begin(), 0);
+    }
+
+    #[test]
+    fn more_cannot_be_settled_than_was_given() {
+        let mut numbers = begun(0);
+        for (high, floor) in [(5, 6), (0, u64::MAX)] {
+            assert!(matches!(numbers.progress(high, floor), Err(Error::Verification(_))));
+        }
+        numbers.progress(5, 2).unwrap();
+        assert_eq!(numbers.accounted_to(), 2, "nothing was spoilt");
+        numbers.seen(u64::MAX);
+        assert_eq!(gap(numbers.progress(u64::MAX, u64::MAX)), [3..=u64::MAX - 1]);
+        numbers.seen(u64::MAX);
+        numbers.progress(u64::MAX, u64::MAX).unwrap();
     }
 
     #[test]
