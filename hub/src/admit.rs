@@ -162,7 +162,7 @@ fn active(read: &dyn Read, caller: &SystemId) -> Result<()> {
 fn in_time(envelope: &Envelope, now_ms: Millis) -> Result<()> {
     let created = envelope.created_unix_ms;
     let refused = |reason, field: &str, value: Millis| {
-        Err(Refusal::new(reason).at(field, reason, value).fact("now_unix_ms", now_ms).into())
+        Err(Refusal::new(reason).at(field, reason, value).fact("hub_time_unix_ms", now_ms).into())
     };
     if created.saturating_add(limits::CREATED_AGE_MAX_MS) < now_ms {
         return refused(Reason::Stale, "envelope.created_unix_ms", created);

@@ -44,8 +44,6 @@ pub const CREATED_AHEAD_MAX_MS: Millis = 5 * MINUTE_MS;
 /// How long before its deadline a delivery is warned of; a tenth of its life
 /// if that is shorter.
 pub const EXPIRY_WARNING_MS: Millis = 3 * DAY_MS;
-/// How long (sender, envelope id) is remembered.
-pub const IDEMPOTENCY_MS: Millis = 60 * DAY_MS;
 /// How long an uploaded document is kept without being named.
 pub const UPLOAD_PINNED_MS: Millis = 7 * DAY_MS;
 /// How long an enrolment token lives.

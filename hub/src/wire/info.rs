@@ -46,7 +46,7 @@ impl HubService for Service {
 /// Every bound that a client meets, by name; each name ends in its unit.
 fn published() -> BTreeMap<String, u64> {
     let seconds = |duration: std::time::Duration| duration.as_secs();
-    let limits: [(&str, u64); 46] = [
+    let limits: [(&str, u64); 45] = [
         ("payload_bytes", agreed::PAYLOAD_BYTES_MAX as u64),
         ("signatures_count", agreed::SIGNATURES_MAX as u64),
         ("recipients_named_count", agreed::RECIPIENTS_NAMED_MAX as u64),
@@ -72,7 +72,6 @@ fn published() -> BTreeMap<String, u64> {
         ("expires_default_ms", limits::EXPIRES_DEFAULT_MS),
         ("expires_ms", limits::EXPIRES_MAX_MS),
         ("expiry_warning_ms", limits::EXPIRY_WARNING_MS),
-        ("idempotency_ms", limits::IDEMPOTENCY_MS),
         ("upload_pinned_ms", limits::UPLOAD_PINNED_MS),
         ("lease_default_ms", limits::LEASE_DEFAULT_MS),
         ("lease_shortest_ms", limits::LEASE_MIN_MS),
@@ -104,7 +103,7 @@ mod tests {
     #[test]
     fn every_name_is_there_once_and_ends_in_its_unit() {
         let limits = published();
-        assert_eq!(limits.len(), 46, "no name twice");
+        assert_eq!(limits.len(), 45, "no name twice");
         let units = ["_bytes", "_count", "_ms", "_s"];
         for name in limits.keys() {
             assert!(units.iter().any(|unit| name.ends_with(unit)), "{name}");
