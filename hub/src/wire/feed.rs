@@ -7,6 +7,7 @@ use axis_proto::hub::v1::{
     FeedEntry, FollowRequest, FollowResponse, ReadFeedRequest, ReadFeedResponse, Reason,
     feed_service_server::{FeedService, FeedServiceServer},
 };
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -25,6 +26,8 @@ use crate::{
 const FOLLOW_PAGE: usize = 64;
 /// Entries on their way to one follower.
 const FOLLOW_PENDING_MAX: usize = 16;
+/// Most bytes of a field's tag and length before an entry.
+const FIELD_HEAD_BYTES: usize = 8;
 
 /// The service.
 pub fn service(context: Arc<Context>) -> FeedServiceServer<impl FeedService> {
@@ -69,7 +72,7 @@ impl FeedService for Service {
 async fn read_feed(call: &Call, request: &ReadFeedRequest) -> Result<ReadFeedResponse> {
     let max = page(request.max_entries, 100, 500)?;
     let high = call.feed_high();
-    let entries = entries(call, request.after, max).await?;
+    let entries = entries(call, request.after, max, limits::PULL_BYTES_MAX).await?;
     let high = entries.last().map_or(high, |last| last.feed_sequence.max(high));
     Ok(ReadFeedResponse { entries, high })
 }
@@ -84,7 +87,7 @@ async fn follow(
     loop {
         wake.borrow_and_update();
         call.read(|read| call.still_allowed(read))?;
-        let entries = entries(call, after, FOLLOW_PAGE).await?;
+        let entries = entries(call, after, FOLLOW_PAGE, usize::MAX).await?;
         let caught_up = entries.len() < FOLLOW_PAGE;
         for entry in entries {
             after = entry.feed_sequence;
@@ -106,8 +109,8 @@ async fn follow(
     }
 }
 
-/// Entries after a number, with their receipts.
-async fn entries(call: &Call, after: u64, max: usize) -> Result<Vec<FeedEntry>> {
+/// Entries after a number, with their receipts: as many as fit, or one.
+async fn entries(call: &Call, after: u64, max: usize, bytes_max: usize) -> Result<Vec<FeedEntry>> {
     let (found, high) = call.read(|read| {
         (query::feed(read, call.system(), after, max), query::mailbox(read, call.system()).feed_high)
     });
@@ -124,7 +127,43 @@ async fn entries(call: &Call, after: u64, max: usize) -> Result<Vec<FeedEntry>> 
             let receipt = Some(context.evidence.receipt(sequence)?);
             Ok(FeedEntry { feed_sequence, receipt })
         });
-        entries.collect()
+        fitting(entries, bytes_max)
     })
     .await
+}
+
+/// The first entries that a message of so many bytes holds; the first always.
+fn fitting(entries: impl Iterator<Item = Result<FeedEntry>>, bytes_max: usize) -> Result<Vec<FeedEntry>> {
+    let (mut fit, mut bytes) = (Vec::new(), 0);
+    for entry in entries {
+        let entry = entry?;
+        bytes += entry.encoded_len() + FIELD_HEAD_BYTES;
+        if bytes > bytes_max && !fit.is_empty() {
+            break;
+        }
+        fit.push(entry);
+    }
+    Ok(fit)
+}
+
+#[cfg(test)]
+mod tests {
+    use axis_proto::record::v1::Receipt;
+
+    use super::*;
+
+    #[test]
+    fn a_page_ends_where_the_next_entry_has_no_room() {
+        let entry = |feed_sequence| {
+            let receipt = Some(Receipt { record: vec![7; 1_000].into(), ..Receipt::default() });
+            Ok(FeedEntry { feed_sequence, receipt })
+        };
+        let numbers = |bytes_max| {
+            let fit = fitting((1..=9).map(entry), bytes_max).unwrap();
+            let page = ReadFeedResponse { entries: fit, high: 0 };
+            assert!(page.entries.len() == 1 || page.encoded_len() <= bytes_max);
+            page.entries.last().unwrap().feed_sequence
+        };
+        assert_eq!((numbers(usize::MAX), numbers(4_000), numbers(10), numbers(0)), (9, 3, 1, 1));
+    }
 }
