@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use axis_proto::{
     envelope::v1::{
-        Acknowledgement, DocumentMetadata, Envelope, Recipient, RecipientKind, Rejection, RejectionReason,
+        Acknowledgement, DocumentMetadata, Envelope, RecipientKind, Rejection, RejectionReason,
         SealedEnvelope, envelope::Body,
     },
     hub::v1::{AcknowledgeRequest, Delivery, RejectRequest},
@@ -179,6 +179,7 @@ impl Received {
         self.lease.answered();
         let key = &self.inner.identity().signing_key;
         let sealed = seal::seal(PayloadType::Acknowledgement, acknowledgement.encode_to_vec(), &[key]);
+        let said = seal::digest(&sealed.payload_type, &sealed.payload);
         let request = AcknowledgeRequest { sealed_acknowledgement: Some(sealed) };
         let inner = &self.inner;
         let answer = inner
@@ -187,10 +188,10 @@ impl Received {
                 inner.timed(mailbox.acknowledge(inner.request(request.clone()))).await
             })
             .await?;
-        self.settled(answer.receipt, answer.duplicate, answer.late, |event| match event {
-            Event::Acknowledged(_) => !answer.late,
-            Event::LateAccepted(_) => answer.late,
-            _ => false,
+        self.settled(answer.receipt, &said, answer.duplicate, answer.late, |event| match event {
+            Event::Acknowledged(it) if !answer.late => Some(it.acknowledgement_digest.clone()),
+            Event::LateAccepted(it) if answer.late => Some(it.acknowledgement_digest.clone()),
+            _ => None,
         })
     }
 
@@ -210,6 +211,7 @@ impl Received {
         self.lease.answered();
         let key = &self.inner.identity().signing_key;
         let sealed = seal::seal(PayloadType::Rejection, rejection.encode_to_vec(), &[key]);
+        let said = seal::digest(&sealed.payload_type, &sealed.payload);
         let request = RejectRequest { sealed_rejection: Some(sealed) };
         let inner = &self.inner;
         let answer = inner
@@ -218,7 +220,10 @@ impl Received {
                 inner.timed(mailbox.reject(inner.request(request.clone()))).await
             })
             .await?;
-        self.settled(answer.receipt, answer.duplicate, false, |event| matches!(event, Event::Rejected(_)))
+        self.settled(answer.receipt, &said, answer.duplicate, false, |event| match event {
+            Event::Rejected(it) => Some(it.rejection_digest.clone()),
+            _ => None,
+        })
     }
 
     /// Not now: it comes again after the delay, or when the hub thinks best.
@@ -244,18 +249,22 @@ impl Received {
         Err(Error::refused(Refused::of_shape(errors, self.inner.options.language)))
     }
 
+    /// Checks the record of an answer: it must hold the digest of what was
+    /// said, unless the same had been said before in other bytes.
     fn settled(
         &self,
         found: Option<Receipt>,
+        said: &Digest,
         duplicate: bool,
         late: bool,
-        fits: impl Fn(&Event) -> bool,
+        digest_of: impl Fn(&Event) -> Option<Bytes>,
     ) -> Result<Settled> {
         let found = receipt::required(found)?;
         let log = &self.inner.identity().log;
         let delivery_id = self.lease.delivery_id.to_string();
         let verified = receipt::verify_delivery(&found, log, &delivery_id, &self.verified.envelope_digest)?;
-        if !verified.record.event.as_ref().is_some_and(fits) {
+        let recorded = verified.record.event.as_ref().and_then(digest_of);
+        if !recorded.is_some_and(|digest| duplicate || digest.as_ref() == said.as_ref()) {
             return Err(Verification::new("receipt", "its record says something else").into());
         }
         receipt::keep(&self.inner.home, &found, verified.record.sequence);
@@ -312,7 +321,8 @@ pub(super) fn verify(inner: &Arc<Inner>, delivery_id: DeliveryId, delivery: Deli
     if envelope.hub_id != identity.profile.hub_id.as_str() {
         return Err(bad("envelope", "it is meant for another hub"));
     }
-    if envelope.groups.is_empty() && !names(&envelope.recipients, &delivery.recipient) {
+    let named = envelope.recipients.iter().find(|recipient| recipient.agency == delivery.recipient);
+    if envelope.groups.is_empty() && named.is_none() {
         return Err(bad("envelope", &format!("it does not name {}", delivery.recipient)));
     }
 
@@ -332,6 +342,9 @@ pub(super) fn verify(inner: &Arc<Inner>, delivery_id: DeliveryId, delivery: Deli
     if !fits {
         return Err(bad("receipt", "its record is not about this lease"));
     }
+    if delivery.accepted_sequence != delivery_id.envelope_sequence {
+        return Err(bad("receipt", "it names another record of acceptance than its id"));
+    }
 
     let documents = match &envelope.body {
         Some(Body::Document(body)) => {
@@ -346,7 +359,8 @@ pub(super) fn verify(inner: &Arc<Inner>, delivery_id: DeliveryId, delivery: Deli
             .recipient
             .parse()
             .map_err(|_| bad("envelope", "its recipient is no agency code"))?,
-        kind: match RecipientKind::try_from(delivery.kind) {
+        // the sender's word, where it has one; through a group there is the hub's
+        kind: match RecipientKind::try_from(named.map_or(delivery.kind, |named| named.kind)) {
             Ok(RecipientKind::Cc) => RecipientKind::Cc,
             _ => RecipientKind::To,
         },
@@ -370,20 +384,16 @@ fn holds<'a>(key: &'a SigningKey, key_id: &KeyId) -> Option<(&'a SigningKey, Pub
     (found == *key_id && key.key_id.as_ref() == found.as_ref()).then_some((key, public_key))
 }
 
-fn names(recipients: &[Recipient], agency: &str) -> bool {
-    recipients.iter().any(|recipient| recipient.agency == agency)
-}
-
 #[cfg(test)]
 mod tests {
     use axis_proto::{
-        envelope::v1::{Document, DocumentBody},
+        envelope::v1::{Document, DocumentBody, Recipient},
         key::SigningKey as Key,
-        record::v1::{Delivery as RecordedDelivery, Leased},
+        record::v1::{Acknowledged, Delivery as RecordedDelivery, LateAccepted, Leased, Rejected},
     };
 
     use super::*;
-    use crate::testing::Enrolled;
+    use crate::{receive::lease::Credit, testing::Enrolled};
 
     const FILE: &[u8] = b"file";
 
@@ -423,6 +433,7 @@ mod tests {
         };
         let delivery = Delivery {
             delivery_id: "2-0".into(),
+            accepted_sequence: 2,
             mailbox_sequence: 9,
             recipient: "H53".into(),
             attempt: 1,
@@ -442,12 +453,11 @@ mod tests {
     }
 
     /// Seals what was changed first, then changes what came.
-    async fn check(
+    fn deliver(
+        enrolled: &Enrolled,
         first: impl FnOnce(&mut Case),
         then: impl FnOnce(&mut Delivery),
-        expected: Result<(), &'static str>,
-    ) {
-        let enrolled = Enrolled::new().await;
+    ) -> (DeliveryId, Result<Verified>) {
         let mut case = case();
         first(&mut case);
         let sealed = seal::seal(PayloadType::Envelope, case.envelope.encode_to_vec(), &[&case.key]);
@@ -462,8 +472,16 @@ mod tests {
         delivery.receipt = Some(enrolled.receipt(4, Event::Leased(case.leased)));
         then(&mut delivery);
         let id = delivery.delivery_id.parse().unwrap();
-        let found = verify(enrolled.inner(), id, delivery).map(|_| ());
-        let found = found.map_err(|error| match error {
+        (id, verify(enrolled.inner(), id, delivery))
+    }
+
+    async fn check(
+        first: impl FnOnce(&mut Case),
+        then: impl FnOnce(&mut Delivery),
+        expected: Result<(), &'static str>,
+    ) {
+        let (id, found) = deliver(&Enrolled::new().await, first, then);
+        let found = found.map(|_| ()).map_err(|error| match error {
             Error::Verification(error) => {
                 assert_eq!(error.delivery, Some(id), "{error}");
                 error.what
@@ -531,9 +549,63 @@ mod tests {
         check(leased(|it| it.delivery.as_mut().unwrap().system = "byt".into()), |_| (), Err("receipt")).await;
         check(leased(|it| it.delivery.as_mut().unwrap().recipient_index = 1), |_| (), Err("receipt")).await;
         check(|_| (), |delivery| delivery.receipt = None, Err("receipt")).await;
+        check(|_| (), |delivery| delivery.accepted_sequence = 3, Err("receipt")).await;
         let proof = |delivery: &mut Delivery| {
             delivery.receipt.as_mut().unwrap().proof = String::new();
         };
         check(|_| (), proof, Err("receipt")).await;
+    }
+
+    #[tokio::test]
+    async fn whom_it_is_for_is_the_senders_word() {
+        let enrolled = Enrolled::new().await;
+        let cc = |case: &mut Case| case.delivery.kind = RecipientKind::Cc.into();
+        let kind = |found: (DeliveryId, Result<Verified>)| found.1.unwrap().kind;
+        assert_eq!(kind(deliver(&enrolled, cc, |_| ())), RecipientKind::To);
+        let group = |case: &mut Case| {
+            cc(case);
+            case.envelope.recipients.clear();
+            case.envelope.groups = vec!["tat-ca".into()];
+        };
+        assert_eq!(kind(deliver(&enrolled, group, |_| ())), RecipientKind::Cc);
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_recorded_as_it_was_said() {
+        let enrolled = Enrolled::new().await;
+        let (id, verified) = deliver(&enrolled, |_| (), |_| ());
+        let (inner, second) = (enrolled.inner().clone(), Duration::from_secs(1));
+        let lease = Lease::hold(inner.clone(), Arc::new(Credit::new(0)), id, 1, second, second);
+        let received = Received::new(inner, lease, verified.unwrap());
+        let delivery = Some(RecordedDelivery {
+            envelope_sequence: 2,
+            envelope_digest: Bytes::copy_from_slice(received.envelope_digest().as_ref()),
+            ..Default::default()
+        });
+        let said = Digest::of(b"said");
+        let digest_of = |event: &Event| match event {
+            Event::Acknowledged(it) => Some(it.acknowledgement_digest.clone()),
+            _ => None,
+        };
+        let settled = |event: Event, duplicate| {
+            let found = Some(enrolled.receipt(5, event));
+            received.settled(found, &said, duplicate, false, digest_of).is_ok()
+        };
+        let acknowledged = |digest: Digest| {
+            let acknowledgement_digest = Bytes::copy_from_slice(digest.as_ref());
+            Event::Acknowledged(Acknowledged {
+                delivery: delivery.clone(),
+                acknowledgement_digest,
+                ..Default::default()
+            })
+        };
+        assert!(settled(acknowledged(said), false));
+        assert!(!settled(acknowledged(Digest::of(b"else")), false));
+        assert!(settled(acknowledged(Digest::of(b"else")), true), "the same was said before");
+        let other = Event::Rejected(Rejected { delivery: delivery.clone(), ..Default::default() });
+        assert!(!settled(other, true));
+        let late = Event::LateAccepted(LateAccepted { delivery: delivery.clone(), ..Default::default() });
+        assert!(!settled(late, true));
+        received.abandon();
     }
 }
