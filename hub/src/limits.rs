@@ -20,6 +20,9 @@ pub const DAY_MS: Millis = 86_400_000;
 pub const VIOLATIONS_MAX: usize = 10_000;
 /// Most violations in a gRPC status, whose trailers peers bound to 8–16 KiB.
 pub const STATUS_VIOLATIONS_MAX: usize = 32;
+/// Recipients above which the state also lists an envelope's deliveries by
+/// system, so that nobody has to look through all of them.
+pub const WIDE_RECIPIENTS: u32 = 64;
 /// Most bytes of one request message: a submission with its documents.
 pub const REQUEST_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Most bytes of one response message: a pull of large inline deliveries.
@@ -89,6 +92,9 @@ pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(30);
 pub const BATCH_COMMANDS_MAX: usize = 512;
 /// Most bytes of records and cargo in one batch, before the last command.
 pub const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Most microseconds of deciding in one batch, before the last command: those
+/// who are decided already do not wait for those who are slow to decide.
+pub const BATCH_US_MAX: u64 = 10_000;
 /// Most commands that wait for the writer; beyond it callers are told to wait.
 pub const COMMIT_QUEUE_MAX: usize = 4_096;
 /// Most records that one tick of the timers may propose.

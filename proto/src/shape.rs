@@ -2,7 +2,7 @@
 //! that can be checked without clock or directory. A client asks before it
 //! sends, the hub when it receives; never decides anything else.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use prost::Message;
 
@@ -155,8 +155,12 @@ fn recipients(errors: &mut Errors, recipients: &[Recipient], groups: &[String]) 
             errors.invalid(&format!("{path}.kind"), format!("{} is no kind", recipient.kind));
         }
     });
+    let mut seen = HashSet::with_capacity(groups.len().min(GROUPS_MAX));
     errors.each("envelope.groups", groups, GROUPS_MAX, |errors, path, group| {
         errors.id::<GroupId, _>(path, group.parse());
+        if !seen.insert(group.as_str()) {
+            errors.push(path, Reason::RecipientDuplicate, group.as_str());
+        }
     });
 }
 
@@ -194,8 +198,12 @@ fn document_body(errors: &mut Errors, body: &DocumentBody) {
         errors.invalid(path, "is empty");
     }
     let mut names = HashSet::with_capacity(body.documents.len().min(DOCUMENTS_MAX));
+    let mut sizes: HashMap<&[u8], u64> = HashMap::new();
     errors.each(path, &body.documents, DOCUMENTS_MAX, |errors, path, document| {
         self::document(errors, path, document);
+        if *sizes.entry(&document.sha256).or_insert(document.size) != document.size {
+            errors.invalid(&format!("{path}.size"), "is not that of another file with the same SHA-256");
+        }
         if !document.name.is_empty() && !names.insert(document.name.as_str()) {
             errors.invalid(&format!("{path}.name"), "is the name of another file too");
         }
@@ -504,6 +512,10 @@ mod tests {
         check_body(|body| body.documents = vec![file("a"); 101], &[(path, TooLarge)]);
         let name = "envelope.document.documents[1].name";
         check_body(|body| body.documents.push(file("a.pdf")), &[(name, FieldInvalid)]);
+        let twin = |body: &mut DocumentBody| {
+            body.documents.push(Document { size: 7_777, ..file("b.pdf") });
+        };
+        check_body(twin, &[("envelope.document.documents[1].size", FieldInvalid)]);
         let name = "envelope.document.documents[0].name";
         for bad in ["", ".", "..", "a/b", "a\\b", "a\nb", "a\u{7f}b", "a\u{85}b"] {
             check_file(|file| file.name = bad.into(), &[(name, FieldInvalid)]);

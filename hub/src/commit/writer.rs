@@ -260,6 +260,7 @@ impl Writer {
     /// as fit into a batch.
     fn decide(&self, first: Option<Message>, own: Vec<Command>, now_ms: Millis) -> Decided {
         let size = self.parts.journal.size();
+        let began_us = self.parts.clock.monotonic_us();
         read_once(&*self.parts.state, |read| {
             let mut random = fill_random;
             let mut batch = machine::Batch::new(read, size, Context { now_ms, random: &mut random });
@@ -284,7 +285,11 @@ impl Writer {
                     None => break,
                 }
                 let (_, bytes) = batch.weight();
-                if answers.len() >= limits::BATCH_COMMANDS_MAX || bytes >= limits::BATCH_BYTES_MAX {
+                let took_us = self.parts.clock.monotonic_us().saturating_sub(began_us);
+                if answers.len() >= limits::BATCH_COMMANDS_MAX
+                    || bytes >= limits::BATCH_BYTES_MAX
+                    || took_us >= limits::BATCH_US_MAX
+                {
                     break;
                 }
                 next = self.commands.try_recv().ok();

@@ -19,6 +19,7 @@ use super::tables::{
 };
 use crate::{
     journal::Entry,
+    limits,
     state::{Draft, Read},
 };
 
@@ -178,6 +179,9 @@ fn consigned(
         };
         draft.put(key::number(&delivery.system, delivery.mailbox_sequence), delivery_bytes(&id).to_vec());
         put_ready(draft, &id, &delivery, &envelope);
+        if envelope.recipient_count > limits::WIDE_RECIPIENTS {
+            draft.put(key::received(&delivery.system, &id), Vec::new());
+        }
         edit_mailbox(draft, &delivery.system, |mailbox| {
             mailbox.high = delivery.mailbox_sequence;
             mailbox.waiting += 1;

@@ -176,7 +176,9 @@ fn expand(
             (Err(_), None) => refusal = refusal.at(field, Reason::RecipientUnknown, &recipient.agency),
         }
     }
-    for (place, group) in envelope.groups.iter().enumerate() {
+    // a group may be the whole directory: not looked up for what is refused anyway
+    let groups = if refusal.violations.is_empty() { &envelope.groups[..] } else { &[] };
+    for (place, group) in groups.iter().enumerate() {
         match group_members(read, group, &envelope.sender, now_ms) {
             Ok(members) => members.into_iter().for_each(|code| {
                 recipients.entry(code).or_insert(RecipientKind::To);

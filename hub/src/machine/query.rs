@@ -17,7 +17,10 @@ use super::{
     apply,
     tables::{KeyRow, delivery_from, key, number, row},
 };
-use crate::{limits::Millis, state::Read};
+use crate::{
+    limits::{self, Millis},
+    state::Read,
+};
 
 /// About the whole.
 pub fn meta(read: &dyn Read) -> Meta {
@@ -235,13 +238,7 @@ pub fn may_see(read: &dyn Read, system: &SystemId, record: &Record) -> bool {
 
 /// Whether an envelope is visible to a system as a recipient.
 pub fn receives(read: &dyn Read, system: &SystemId, envelope_sequence: u64) -> bool {
-    let prefix = key::deliveries(envelope_sequence);
-    let mut found = false;
-    read.scan(&prefix, &key::end_of(&prefix), &mut |_, value| {
-        found = decode::<DeliveryRow>(value).system == system.as_str();
-        if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
-    found
+    !track(read, envelope_sequence, 0, 1, Some(system)).0.is_empty()
 }
 
 /// A system's counters.
@@ -318,7 +315,12 @@ pub fn track(
     max: usize,
     only_system: Option<&SystemId>,
 ) -> (Vec<Tracked>, u32) {
+    let wide =
+        envelope(read, envelope_sequence).is_some_and(|row| row.recipient_count > limits::WIDE_RECIPIENTS);
     let first = DeliveryId { envelope_sequence, recipient_index: first_index };
+    if let Some(system) = only_system.filter(|_| wide) {
+        return track_wide(read, first, max, system);
+    }
     let end = key::end_of(&key::deliveries(envelope_sequence));
     let (mut found, mut next) = (Vec::new(), 0);
     read.scan(&key::delivery(&first), &end, &mut |key, value| {
@@ -334,6 +336,24 @@ pub fn track(
         ControlFlow::Continue(())
     });
     (found, next)
+}
+
+/// As `track` for one system, without looking through all the others.
+fn track_wide(read: &dyn Read, first: DeliveryId, max: usize, system: &SystemId) -> (Vec<Tracked>, u32) {
+    let last = DeliveryId { recipient_index: u32::MAX, ..first };
+    let (start, end) = (key::received(system.as_str(), &first), key::received(system.as_str(), &last));
+    let (mut ids, mut next) = (Vec::new(), 0);
+    read.scan(&start, &end, &mut |key, _| {
+        let id = delivery_from(&key[key.len() - 12..]);
+        if ids.len() == max {
+            next = id.recipient_index;
+            return ControlFlow::Break(());
+        }
+        ids.push(id);
+        ControlFlow::Continue(())
+    });
+    let found = ids.into_iter().filter_map(|id| Some(Tracked { id, delivery: delivery(read, &id)? }));
+    (found.collect(), next)
 }
 
 /// At most `max` parked deliveries after one, in order of system and id.

@@ -15,7 +15,7 @@ use prost::Message;
 use crate::state::Read;
 
 /// Raised with every change of a key or row.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// The one row about the whole.
 #[derive(Clone, PartialEq, Message)]
@@ -329,6 +329,10 @@ pub mod key {
     /// All deliveries of an envelope.
     pub fn deliveries(sequence: u64) -> Key {
         join(b'd', &[&sequence.to_be_bytes()])
+    }
+    /// → nothing: a delivery of a wide envelope, by system
+    pub fn received(system: &str, id: &DeliveryId) -> Key {
+        join(b'r', &[system.as_bytes(), &[0], &delivery_bytes(id)])
     }
     /// → delivery id: may be leased now
     pub fn ready(system: &str, lane: usize, sender: &str, mailbox_sequence: u64) -> Key {

@@ -593,6 +593,8 @@ fn a_broadcast_becomes_visible_range_by_range() {
     let mine =
         world.read(|read| query::track(read, first.envelope_sequence, 0, 1_000, Some(&system("byt"))).0);
     assert_eq!(mine.len(), 1);
+    assert!(world.read(|read| query::receives(read, &system("byt"), first.envelope_sequence)));
+    assert!(!world.read(|read| query::receives(read, &system("vpcp"), first.envelope_sequence)));
     world.end();
 }
 
