@@ -1,7 +1,7 @@
 """A whole client of Axis in Python: enrols, sends, receives, answers, tracks.
 
-It shows what an integrator writes from proto/ and tests/vectors alone. Blocking
-calls, one method a deed; everything that is kept for a retry is kept as bytes.
+It shows what an integrator writes: what it does is described in proto/ and in
+tests/vectors/README.md. Blocking calls, one method a deed; everything that is kept for a retry is kept as bytes.
 """
 
 import base64
