@@ -390,8 +390,14 @@ async fn only_those_whom_it_concerns_are_woken() {
     let world = World::new().await;
     let (mut receiver, mut stranger) =
         (world.deliver.wake_of(&system("byt")), world.deliver.wake_of(&system("tayninh")));
-    world.send(10, Priority::Normal).await;
-    timeout(Duration::from_secs(10), receiver.changed()).await.expect("woken").expect("open");
+    // the first wake may be of the directory that the world was made with
+    for _ in 0..2 {
+        settle_down().await;
+        stranger.borrow_and_update();
+        receiver.borrow_and_update();
+        world.send(10, Priority::Normal).await;
+        timeout(Duration::from_secs(10), receiver.changed()).await.expect("woken").expect("open");
+    }
     settle_down().await;
     assert!(!stranger.has_changed().expect("open"));
     world
