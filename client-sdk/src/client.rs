@@ -18,6 +18,7 @@ use axis_proto::{
     },
     id::{AgencyCode, HubId, KeyId, SystemId},
     reason::Language,
+    receipt::{OpenedLeaf, VerifiedReceipt},
     record::v1::Receipt,
 };
 use tokio_util::task::TaskTracker;
@@ -212,7 +213,20 @@ impl Client {
             let detail = format!("it is for record {}, not {sequence}", verified.record.sequence);
             return Err(Verification::new("receipt", detail).into());
         }
+        if !agency.is_empty() && !opens(&verified, &agency) {
+            let detail = format!("it does not open the leaf of {agency}");
+            return Err(Verification::new("receipt", detail).into());
+        }
         Ok(found)
+    }
+}
+
+/// Whether a receipt shows an agency its own leaf.
+fn opens(verified: &VerifiedReceipt, agency: &str) -> bool {
+    match &verified.opened {
+        Some(OpenedLeaf::Recipient(leaf)) => leaf.agency == agency,
+        Some(OpenedLeaf::Consignment(leaf)) => leaf.agency == agency,
+        None => false,
     }
 }
 
@@ -308,4 +322,44 @@ pub(crate) fn request<T>(message: T, language: Language) -> Request<T> {
 pub(crate) fn now_unix_ms() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use axis_proto::{
+        envelope::v1::RecipientKind,
+        leaves,
+        record::v1::{Accepted, LeafList, RecipientLeaf, record::Event},
+    };
+    use bytes::Bytes;
+    use prost::Message as _;
+
+    use super::*;
+    use crate::testing::Enrolled;
+
+    #[tokio::test]
+    async fn a_receipt_opens_the_leaf_that_was_asked_for() {
+        let enrolled = Enrolled::new().await;
+        let leaf = |(index, agency): (u32, &str)| {
+            let kind = RecipientKind::To.into();
+            RecipientLeaf { recipient_index: index, agency: agency.into(), kind }.encode_to_vec().into()
+        };
+        let list = LeafList {
+            secret: Bytes::from_static(&[5; 32]),
+            leaves: [(0, "G22"), (1, "H53")].map(leaf).to_vec(),
+        };
+        let accepted = Accepted {
+            recipient_count: 2,
+            recipient_root: Bytes::copy_from_slice(&leaves::root(&list)),
+            ..Default::default()
+        };
+        let mut found = enrolled.receipt(3, Event::Accepted(accepted));
+        let opens = |found: &Receipt, agency: &str| {
+            opens(&receipt::verify(found, &enrolled.inner().identity().log).unwrap(), agency)
+        };
+        assert!(!opens(&found, "H53"), "it opens nothing");
+        found.opening = leaves::open(&list, 1);
+        assert!(opens(&found, "H53"));
+        assert!(!opens(&found, "G22"), "it opens another's");
+    }
 }

@@ -7,7 +7,7 @@ mod upload;
 use std::collections::BTreeSet;
 
 use axis_proto::{
-    envelope::v1::{Document, DocumentBody, envelope::Body},
+    envelope::v1::{Document, DocumentBody, Envelope, SealedEnvelope, envelope::Body},
     hub::v1::{CheckRequest, Reason, Remedy, SubmitRequest, SubmitResponse},
     id::{AgencyCode, Digest, EnvelopeId},
     limits::{INLINE_BYTES_MAX, INLINE_DOCUMENT_BYTES_MAX, PAYLOAD_BYTES_MAX},
@@ -104,7 +104,7 @@ impl Client {
 
 fn already_sent(inner: &Inner, envelope_id: &EnvelopeId) -> Result<Option<Sent>> {
     let Some(kept) = outbox::kept(&inner.home, envelope_id)? else { return Ok(None) };
-    checked(inner, &kept.plan, kept.receipt, true).map(Some)
+    checked(inner, &kept.plan, &kept.sealed, kept.receipt, true).map(Some)
 }
 
 /// Reads the files, seals the envelope and keeps both.
@@ -233,7 +233,7 @@ async fn hand_over(inner: &Inner, entry: Entry, watch: Watch<'_>) -> Result<Sent
     let envelope_id = entry.plan.envelope_id;
     let outcome = match entry.receipt() {
         // accepted before a crash, only not moved
-        Ok(Some(receipt)) => checked(inner, &entry.plan, receipt, true),
+        Ok(Some(receipt)) => checked(inner, &entry.plan, &entry.sealed, receipt, true),
         Ok(None) => submit(inner, &entry, watch).await,
         Err(error) => Err(error),
     };
@@ -267,7 +267,7 @@ async fn submit(inner: &Inner, entry: &Entry, watch: Watch<'_>) -> Result<Sent> 
         match submit_once(inner, entry).await {
             Ok(answer) => {
                 let receipt = receipt::required(answer.receipt)?;
-                return checked(inner, &entry.plan, receipt, answer.duplicate);
+                return checked(inner, &entry.plan, &entry.sealed, receipt, answer.duplicate);
             }
             Err(Error::Refused(refused))
                 if refused.remedy == Remedy::Upload && rounds < UPLOAD_ROUNDS_MAX =>
@@ -326,16 +326,40 @@ async fn upload_missing(inner: &Inner, entry: &Entry, watch: Watch<'_>) -> Resul
 }
 
 /// What was accepted, after its receipt has been verified to say so.
-fn checked(inner: &Inner, plan: &Plan, receipt: Receipt, duplicate: bool) -> Result<Sent> {
-    let verified = receipt::verify(&receipt, &inner.identity().log)?;
+fn checked(
+    inner: &Inner,
+    plan: &Plan,
+    sealed: &SealedEnvelope,
+    receipt: Receipt,
+    duplicate: bool,
+) -> Result<Sent> {
+    let bad = |detail: &str| Error::from(Verification::new("receipt", detail));
+    let identity = inner.identity();
+    let verified = receipt::verify(&receipt, &identity.log)?;
     let accepted = match &verified.record.event {
         Some(Event::Accepted(accepted)) => accepted,
-        _ => return Err(Verification::new("receipt", "its record does not accept anything").into()),
+        _ => return Err(bad("its record does not accept anything")),
     };
     if accepted.envelope_digest.as_ref() != plan.envelope_digest.as_ref()
         || accepted.envelope_id.as_ref() != plan.envelope_id.as_ref()
     {
-        return Err(Verification::new("receipt", "it is for another envelope").into());
+        return Err(bad("it is for another envelope"));
+    }
+    if accepted.sender_system != identity.profile.system_id.as_str()
+        || accepted.sender != plan.sender.as_str()
+    {
+        return Err(bad("it is for another sender"));
+    }
+    let envelope = Envelope::decode(sealed.payload.clone())
+        .map_err(|error| bad(&format!("what was sent cannot be read again: {error}")))?;
+    let named: BTreeSet<&str> = envelope.recipients.iter().map(|it| it.agency.as_str()).collect();
+    // through a group, more than were named
+    let count = accepted.recipient_count as usize;
+    if count < named.len() || (envelope.groups.is_empty() && count != named.len()) {
+        return Err(bad(&format!("it is for {count} recipients, but {} were named", named.len())));
+    }
+    if envelope.expires_unix_ms != 0 && accepted.expires_unix_ms != envelope.expires_unix_ms {
+        return Err(bad("it expires at another time than was said"));
     }
     Ok(Sent {
         envelope_id: plan.envelope_id,
@@ -425,18 +449,59 @@ mod tests {
     async fn a_receipt_for_another_envelope_is_not_taken() {
         let enrolled = Enrolled::new().await;
         let entry = seal_into_outbox(enrolled.inner(), outgoing(), &quiet).await.unwrap();
-        let bytes = |digest: &[u8]| Bytes::copy_from_slice(digest);
-        let mut accepted = Accepted {
+        let bytes = Bytes::copy_from_slice;
+        let accepted = Accepted {
+            sender_system: "tayninh".into(),
+            sender: "H53".into(),
             envelope_id: bytes(entry.plan.envelope_id.as_ref()),
             envelope_digest: bytes(entry.plan.envelope_digest.as_ref()),
+            expires_unix_ms: 1,
+            recipient_count: 1,
             ..Default::default()
         };
-        let receipt = enrolled.receipt(3, Event::Accepted(accepted.clone()));
-        let sent = checked(enrolled.inner(), &entry.plan, receipt, false).unwrap();
+        let check = |change: fn(&mut Accepted)| {
+            let mut accepted = accepted.clone();
+            change(&mut accepted);
+            let receipt = enrolled.receipt(3, Event::Accepted(accepted));
+            checked(enrolled.inner(), &entry.plan, &entry.sealed, receipt, false)
+        };
+        let sent = check(|_| ()).unwrap();
         assert_eq!((sent.sequence, sent.envelope_id), (3, entry.plan.envelope_id));
-        accepted.envelope_digest = bytes(&[0; 32]);
-        let receipt = enrolled.receipt(3, Event::Accepted(accepted));
-        let error = checked(enrolled.inner(), &entry.plan, receipt, false).unwrap_err();
-        assert!(matches!(error, Error::Verification(_)), "{error:?}");
+        let spoilt: [fn(&mut Accepted); 5] = [
+            |it| it.envelope_digest = Bytes::from_static(&[0; 32]),
+            |it| it.envelope_id = Bytes::from_static(&[0; 16]),
+            |it| it.sender_system = "vpcp".into(),
+            |it| it.sender = "G22".into(),
+            |it| it.recipient_count = 2,
+        ];
+        for change in spoilt {
+            let error = check(change).unwrap_err();
+            assert!(matches!(error, Error::Verification(_)), "{error:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_receipt_keeps_the_deadline_and_the_groups() {
+        let enrolled = Enrolled::new().await;
+        let mut outgoing = outgoing();
+        outgoing.expires_unix_ms = Some(now_unix_ms() + 86_400_000);
+        let expires_unix_ms = outgoing.expires_unix_ms.unwrap();
+        outgoing.groups = vec!["tat-ca".parse().unwrap()];
+        let entry = seal_into_outbox(enrolled.inner(), outgoing, &quiet).await.unwrap();
+        let check = |expires_unix_ms, recipient_count| {
+            let accepted = Accepted {
+                sender_system: "tayninh".into(),
+                sender: "H53".into(),
+                envelope_id: Bytes::copy_from_slice(entry.plan.envelope_id.as_ref()),
+                envelope_digest: Bytes::copy_from_slice(entry.plan.envelope_digest.as_ref()),
+                expires_unix_ms,
+                recipient_count,
+                ..Default::default()
+            };
+            let receipt = enrolled.receipt(3, Event::Accepted(accepted));
+            checked(enrolled.inner(), &entry.plan, &entry.sealed, receipt, false).is_ok()
+        };
+        assert!(check(expires_unix_ms, 1) && check(expires_unix_ms, 9));
+        assert!(!check(expires_unix_ms, 0) && !check(expires_unix_ms + 1, 1));
     }
 }

@@ -198,6 +198,8 @@ impl Entry {
 pub struct Kept {
     /// What was sent.
     pub plan: Plan,
+    /// The bytes of it.
+    pub sealed: SealedEnvelope,
     /// Its receipt.
     pub receipt: Receipt,
 }
@@ -209,7 +211,7 @@ pub fn kept(home: &Home, envelope_id: &EnvelopeId) -> Result<Option<Kept>> {
         return Ok(None);
     }
     let receipt = saved_receipt(&folder)?.ok_or_else(|| Error::damaged(&folder, "it holds no receipt"))?;
-    Ok(Some(Kept { plan: read_plan(&folder)?, receipt }))
+    Ok(Some(Kept { plan: read_plan(&folder)?, sealed: read_sealed(&folder)?, receipt }))
 }
 
 /// Envelopes that wait in the outbox, oldest first. Drafts that a crash left
