@@ -8,10 +8,11 @@ use axis_proto::{
         EnrolRequest, EnrolResponse, Reason, RenewRequest, RenewResponse, RevokeSigningKeyRequest,
         enrolment_service_client::EnrolmentServiceClient,
     },
-    id::{AgencyCode, KeyId},
-    key::SigningKey,
+    id::{AgencyCode, Digest, KeyId, SystemId},
+    key::{PublicKey, SigningKey},
     note::CheckpointVerifier,
-    record::v1::Receipt,
+    receipt::VerifiedReceipt,
+    record::v1::{Receipt, directory_entry::Value, record::Event},
     token::{EnrolmentToken, enrol_proof_message, renew_proof_message},
 };
 use bytes::Bytes;
@@ -112,13 +113,15 @@ impl Client {
         };
         let receipt = receipt::required(answer.receipt)?;
         let verified = receipt::verify(&receipt, &identity.log)?;
-        receipt::keep(&inner.home, &receipt, verified.index);
+        let system = &identity.profile.system_id;
+        // a key that an earlier renewal registered is in that one's record
+        let key_id = (!request.signing_public_key.is_empty()).then_some(next.as_ref()).flatten();
+        registers(&verified, system, key_id.map(SigningKey::public), &answer.certificate)?;
         home::save_tls(&inner.home, &tls_key, &answer.certificate)?;
+        receipt::keep(&inner.home, &receipt, verified.index);
         if next.is_some() {
-            let path = inner.home.signing_key();
             // a crash before this line goes on with the old key, which is valid
-            std::fs::rename(inner.home.next_signing_key(), &path)
-                .map_err(|source| Error::write(&path, source))?;
+            home::take_next_signing_key(&inner.home)?;
         }
         inner.replace(Identity::load(&inner.home)?)?;
         // the agencies may have changed as well
@@ -142,7 +145,9 @@ impl Client {
             })
             .await?;
         let receipt = receipt::required(answer.receipt)?;
-        let verified = receipt::verify(&receipt, &inner.identity().log)?;
+        let identity = inner.identity();
+        let verified = receipt::verify(&receipt, &identity.log)?;
+        revokes(&verified, &identity.profile.system_id, key_id)?;
         receipt::keep(&inner.home, &receipt, verified.index);
         Ok(receipt)
     }
@@ -183,7 +188,7 @@ async fn enrol(
     .await?
     .into_inner();
 
-    let (profile, receipt, sequence) = checked(&answer, token)?;
+    let (profile, receipt, sequence) = checked(&answer, token, &signing_key.public())?;
     if let Some(expected) = expected
         && (expected.system_id != profile.system_id || expected.hub_id != profile.hub_id)
     {
@@ -193,10 +198,13 @@ async fn enrol(
         }
         .into());
     }
-    home::save_tls(home, &tls_key, &answer.certificate)?;
-    files::write(&home.signing_key(), signing_key.to_pem().as_bytes(), Access::Owner)?;
+    tls::fits(&tls_key, &answer.certificate)?;
+    // after a crash from here on, a renewal with a signing key takes this one
+    files::write(&home.next_signing_key(), signing_key.to_pem().as_bytes(), Access::Owner)?;
     let authority = home::pem("CERTIFICATE", &answer.authority_certificate);
     files::write(&home.authority(), authority.as_bytes(), Access::Default)?;
+    home::save_tls(home, &tls_key, &answer.certificate)?;
+    home::take_next_signing_key(home)?;
     // the profile last: a home with one is complete
     home::save_profile(home, &profile)?;
     receipt::keep(home, &receipt, sequence);
@@ -204,7 +212,11 @@ async fn enrol(
 }
 
 /// What the hub answered, as far as it can be checked.
-fn checked(answer: &EnrolResponse, token: &EnrolmentToken) -> Result<(Profile, Receipt, u64)> {
+fn checked(
+    answer: &EnrolResponse,
+    token: &EnrolmentToken,
+    signing_key: &PublicKey,
+) -> Result<(Profile, Receipt, u64)> {
     let bad = |detail: &str| Verification::new("hub", detail);
     if tls::key_sha256(&answer.authority_certificate) != Some(token.authority_key_sha256) {
         return Err(bad("its certificate authority is not the one that the token names").into());
@@ -212,7 +224,7 @@ fn checked(answer: &EnrolResponse, token: &EnrolmentToken) -> Result<(Profile, R
     let log = CheckpointVerifier::parse(&answer.log_verifier_key)
         .map_err(|error| bad(&format!("its log key cannot be read: {error}")))?;
     let receipt = receipt::required(answer.receipt.clone())?;
-    let sequence = receipt::verify(&receipt, &log)?.index;
+    let verified = receipt::verify(&receipt, &log)?;
     let id = |error: axis_proto::id::IdError| bad(&format!("it answers with an id that is none: {error}"));
     let profile = Profile {
         system_id: answer.system_id.parse().map_err(id)?,
@@ -222,7 +234,61 @@ fn checked(answer: &EnrolResponse, token: &EnrolmentToken) -> Result<(Profile, R
         authority_key_sha256: token.authority_key_sha256,
         agencies: codes(&answer.agencies)?,
     };
-    Ok((profile, receipt, sequence))
+    registers(&verified, &profile.system_id, Some(*signing_key), &answer.certificate)?;
+    Ok((profile, receipt, verified.index))
+}
+
+/// What a verified record changes in the directory.
+fn entries(verified: &VerifiedReceipt) -> impl Iterator<Item = &Value> {
+    let changed = match &verified.record.event {
+        Some(Event::DirectoryChanged(changed)) => Some(changed),
+        _ => None,
+    };
+    changed.into_iter().flat_map(|changed| &changed.entries).filter_map(|entry| entry.value.as_ref())
+}
+
+/// Checks that a record registers our certificate, and our key if there is
+/// one, as this system's.
+fn registers(
+    verified: &VerifiedReceipt,
+    system: &SystemId,
+    signing_key: Option<PublicKey>,
+    certificate: &[u8],
+) -> Result<()> {
+    let fingerprint = Digest::of(certificate);
+    let holds_certificate = entries(verified).any(|value| {
+        matches!(value, Value::Certificate(it) if it.system == system.as_str()
+            && it.fingerprint.as_ref() == fingerprint.as_ref()
+            && it.revoked_unix_ms == 0)
+    });
+    if !holds_certificate {
+        return Err(Verification::new("receipt", "its record does not register our certificate").into());
+    }
+    let Some(signing_key) = signing_key else { return Ok(()) };
+    let key_id = signing_key.key_id();
+    let holds_key = entries(verified).any(|value| {
+        matches!(value, Value::SigningKey(it) if it.system == system.as_str()
+            && it.key_id.as_ref() == key_id.as_ref()
+            && it.public_key.as_ref() == signing_key.0.as_slice()
+            && it.revoked_unix_ms == 0)
+    });
+    if !holds_key {
+        return Err(Verification::new("receipt", "its record does not register our signing key").into());
+    }
+    Ok(())
+}
+
+/// Checks that a record revokes a key of this system.
+fn revokes(verified: &VerifiedReceipt, system: &SystemId, key_id: &KeyId) -> Result<()> {
+    let revoked = entries(verified).any(|value| {
+        matches!(value, Value::SigningKey(it) if it.system == system.as_str()
+            && it.key_id.as_ref() == key_id.as_ref()
+            && it.revoked_unix_ms != 0)
+    });
+    if !revoked {
+        return Err(Verification::new("receipt", "its record does not revoke that key of ours").into());
+    }
+    Ok(())
 }
 
 fn codes(agencies: &[String]) -> Result<Vec<AgencyCode>> {
@@ -257,7 +323,57 @@ fn next_signing_key(home: &Home) -> Result<SigningKey> {
 
 #[cfg(test)]
 mod tests {
+    use axis_proto::record::v1::{
+        Certificate, DirectoryChanged, DirectoryEntry, SigningKey as RegisteredKey,
+    };
+
     use super::*;
+    use crate::testing;
+
+    #[tokio::test]
+    async fn a_record_registers_and_revokes_what_is_ours() {
+        let hub = testing::Enrolled::new().await;
+        let system = hub.inner().identity().profile.system_id.clone();
+        let key = SigningKey::generate().public();
+        let made = |change: &dyn Fn(&mut Certificate, &mut RegisteredKey)| {
+            let mut certificate = Certificate {
+                fingerprint: Bytes::copy_from_slice(Digest::of(b"der").as_ref()),
+                system: system.to_string(),
+                ..Default::default()
+            };
+            let mut registered = RegisteredKey {
+                key_id: Bytes::copy_from_slice(key.key_id().as_ref()),
+                public_key: Bytes::copy_from_slice(&key.0),
+                system: system.to_string(),
+                ..Default::default()
+            };
+            change(&mut certificate, &mut registered);
+            let entries = [Value::Certificate(certificate), Value::SigningKey(registered)]
+                .map(|value| DirectoryEntry { value: Some(value) })
+                .to_vec();
+            let changed = DirectoryChanged { entries, ..Default::default() };
+            let receipt = hub.receipt(3, Event::DirectoryChanged(changed));
+            receipt::verify(&receipt, &hub.inner().identity().log).unwrap()
+        };
+        let registered = |change: &dyn Fn(&mut Certificate, &mut RegisteredKey)| {
+            registers(&made(change), &system, Some(key), b"der").is_ok()
+        };
+        assert!(registered(&|_, _| ()));
+        assert!(!registered(&|certificate, _| certificate.fingerprint = Bytes::new()));
+        assert!(!registered(&|certificate, _| certificate.system = "vpcp".into()));
+        assert!(!registered(&|_, key| key.key_id = Bytes::new()));
+        assert!(!registered(&|_, key| key.public_key = Bytes::new()));
+        assert!(!registered(&|_, key| key.system = "vpcp".into()));
+        assert!(registers(&made(&|_, key| key.key_id = Bytes::new()), &system, None, b"der").is_ok());
+
+        let revoked = |change: &dyn Fn(&mut Certificate, &mut RegisteredKey)| {
+            revokes(&made(change), &system, &key.key_id()).is_ok()
+        };
+        assert!(revoked(&|_, key| key.revoked_unix_ms = 1));
+        assert!(!revoked(&|_, _| ()));
+        assert!(!revoked(&|_, key| (key.revoked_unix_ms, key.key_id) = (1, Bytes::new())));
+        assert!(!revoked(&|_, key| (key.revoked_unix_ms, key.system) = (1, "vpcp".into())));
+    }
 
     #[test]
     fn a_request_is_for_a_p256_key_and_signed_by_it() {

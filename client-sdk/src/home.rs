@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::{Error, HomeProblem, Result},
     files::{self, Access},
+    tls,
 };
 
 /// The places in a home directory.
@@ -176,6 +177,14 @@ pub fn load_signing_key(path: &Path) -> Result<Option<SigningKey>> {
     SigningKey::from_pem(&pem).map(Some).map_err(|error| Error::damaged(path, error))
 }
 
+/// Makes the signing key that is to come the one that signs.
+pub fn take_next_signing_key(home: &Home) -> Result<()> {
+    let path = home.signing_key();
+    std::fs::rename(home.next_signing_key(), &path)
+        .and_then(|()| files::sync_directory(home.path()))
+        .map_err(|source| Error::write(&path, source))
+}
+
 /// Writes the profile. Everything else must be there already: with the
 /// profile the home is enrolled.
 pub fn save_profile(home: &Home, profile: &Profile) -> Result<()> {
@@ -184,8 +193,10 @@ pub fn save_profile(home: &Home, profile: &Profile) -> Result<()> {
     files::write(&home.profile(), text.as_bytes(), Access::Default)
 }
 
-/// Writes a TLS key with its certificate.
+/// Writes a TLS key with its certificate, if they fit: the ones that are there
+/// may be all that this side has.
 pub fn save_tls(home: &Home, key_pem: &str, certificate: &[u8]) -> Result<()> {
+    tls::fits(key_pem, certificate)?;
     let both = zeroize::Zeroizing::new(format!("{key_pem}{}", pem("CERTIFICATE", certificate)));
     files::write(&home.tls(), both.as_bytes(), Access::Owner)
 }
@@ -205,4 +216,27 @@ pub fn pem(label: &str, der: &[u8]) -> String {
 
 fn read(path: &Path) -> Result<Vec<u8>> {
     files::read_if_there(path)?.ok_or_else(|| Error::damaged(path, "it is missing"))
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+
+    use super::*;
+
+    #[test]
+    fn a_certificate_that_does_not_fit_replaces_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::at(folder.path());
+        let (key, other) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        let certificate =
+            |key| CertificateParams::new(Vec::new()).unwrap().self_signed(key).unwrap().der().clone();
+        save_tls(&home, &key.serialize_pem(), &certificate(&key)).unwrap();
+        let before = std::fs::read(home.tls()).unwrap();
+        for wrong in [certificate(&other).as_ref(), b"", b"no certificate"] {
+            let error = save_tls(&home, &key.serialize_pem(), wrong).unwrap_err();
+            assert!(matches!(error, Error::Verification(_)), "{error:?}");
+        }
+        assert_eq!(std::fs::read(home.tls()).unwrap(), before);
+    }
 }

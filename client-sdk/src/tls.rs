@@ -12,8 +12,9 @@ use rustls::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::CryptoProvider,
+    sign::CertifiedKey,
 };
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
@@ -113,6 +114,17 @@ pub fn channel(address: &str, config: Arc<ClientConfig>, options: &ClientOptions
 pub fn key_sha256(certificate: &[u8]) -> Option<Digest> {
     let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
     Some(Digest::of(certificate.tbs_certificate.subject_pki.raw))
+}
+
+/// Checks that a certificate is for a key.
+pub fn fits(key_pem: &str, certificate: &[u8]) -> Result<()> {
+    let bad = |error: &dyn std::fmt::Display| {
+        Error::from(Verification::new("hub", format!("its certificate is not for our key: {error}")))
+    };
+    let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|error| bad(&error))?;
+    let chain = vec![CertificateDer::from(certificate.to_vec())];
+    let certified = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| bad(&error))?;
+    certified.keys_match().map_err(|error| bad(&error))
 }
 
 /// When a certificate ends, in milliseconds.
