@@ -188,6 +188,9 @@ pub const SUBMIT_STREAM_PENDING_MAX: usize = 1_024;
 pub const SUBMIT_STREAM_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Most bytes of unanswered submissions of all systems together.
 pub const SUBMISSION_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// How long a submission stream may take no answer while some wait for it:
+/// they hold their share of the bytes under way for as long.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// After what time a caller may try again that met a full gate.
 pub const BUSY_RETRY_MS: Millis = 200;
 /// After what time a caller may try again that met a stopping hub.

@@ -10,11 +10,16 @@ use axis_proto::{
         submission_service_server::{SubmissionService, SubmissionServiceServer},
         submit_stream_response::Outcome,
     },
+    limits::{DOCUMENTS_MAX, SIGNATURES_MAX},
     seal::PayloadType,
 };
 use prost::Message as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::{
+    sync::{Mutex, Semaphore, mpsc},
+    time::timeout,
+};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
@@ -81,12 +86,12 @@ impl SubmissionService for Service {
         request: Request<SubmitRequest>,
     ) -> std::result::Result<Response<SubmitResponse>, Status> {
         let (call, message) = Call::begin(&self.context, request)?;
-        let room = self.gates.bytes.clone().try_acquire_many_owned(weight(&message));
-        let Ok(room) = room else {
+        let message = sized(message);
+        let Ok(_room) = self.gates.bytes.try_acquire_many(weight(&message)) else {
             let refusal = Refusal::new(Reason::Busy).retry_after_ms(limits::BUSY_RETRY_MS);
             return call.end(Err(refusal.into()));
         };
-        call.end(submit(&call, &self.gates, message, room).await)
+        call.end(submit(&call, &self.gates, message).await)
     }
 
     type SubmitStreamStream = ReceiverStream<std::result::Result<SubmitStreamResponse, Status>>;
@@ -123,9 +128,25 @@ impl SubmissionService for Service {
     }
 }
 
+/// A message whose lists are within their bounds. Others are let go before
+/// they wait for anything: in memory they are many times what was sent.
+fn sized(message: SubmitRequest) -> Result<SubmitRequest> {
+    let signatures = message.sealed_envelope.as_ref().map_or(0, |sealed| sealed.signatures.len());
+    for (field, count, max) in [
+        ("sealed_envelope.signatures", signatures, SIGNATURES_MAX),
+        ("documents", message.documents.len(), DOCUMENTS_MAX),
+    ] {
+        if count > max {
+            return Err(Error::invalid(field, Reason::TooLarge, format!("has more than {max} entries")));
+        }
+    }
+    Ok(message)
+}
+
 /// A message's share of the bytes that may be under way; never more than all.
-fn weight(message: &SubmitRequest) -> u32 {
-    message.encoded_len().clamp(1, limits::REQUEST_BYTES_MAX) as u32
+fn weight(message: &Result<SubmitRequest>) -> u32 {
+    let bytes = message.as_ref().map_or(1, SubmitRequest::encoded_len);
+    bytes.clamp(1, limits::REQUEST_BYTES_MAX) as u32
 }
 
 /// The first stages: what is submitted becomes what may be committed.
@@ -140,14 +161,8 @@ async fn prepare(call: &Call, gates: &Gates, message: SubmitRequest) -> Result<S
 }
 
 /// One submission, from its bytes to its receipt.
-async fn submit(
-    call: &Call,
-    gates: &Gates,
-    message: SubmitRequest,
-    room: OwnedSemaphorePermit,
-) -> Result<SubmitResponse> {
+async fn submit(call: &Call, gates: &Gates, message: Result<SubmitRequest>) -> Result<SubmitResponse> {
     let result = submit_counted(call, gates, message).await;
-    drop(room);
     call.context.metrics.submission(match &result {
         Ok(response) if response.duplicate => Submission::Duplicate,
         Ok(_) => Submission::Accepted,
@@ -157,8 +172,12 @@ async fn submit(
     result
 }
 
-async fn submit_counted(call: &Call, gates: &Gates, message: SubmitRequest) -> Result<SubmitResponse> {
-    let admitted = prepare(call, gates, message).await?;
+async fn submit_counted(
+    call: &Call,
+    gates: &Gates,
+    message: Result<SubmitRequest>,
+) -> Result<SubmitResponse> {
+    let admitted = prepare(call, gates, message?).await?;
     let outcome = call.context.committer.commit(Command::Submit(Box::new(admitted))).await?;
     let receipt = call.receipt(shown(&outcome)?).await?;
     Ok(SubmitResponse { receipt: Some(receipt), duplicate: outcome.duplicate })
@@ -174,7 +193,7 @@ async fn check(call: &Call, gates: &Gates, message: CheckRequest) -> Result<Chec
 }
 
 async fn check_whole(call: &Call, gates: &Gates, message: CheckRequest) -> Result<CheckResponse> {
-    let message = SubmitRequest { sealed_envelope: message.sealed_envelope, documents: Vec::new() };
+    let message = sized(SubmitRequest { sealed_envelope: message.sealed_envelope, documents: Vec::new() })?;
     let admitted = prepare(call, gates, message).await?;
     let _turn = gates.checking.acquire().await.map_err(Error::fault)?;
     call.blocking(move |context| {
@@ -191,7 +210,9 @@ async fn check_whole(call: &Call, gates: &Gates, message: CheckRequest) -> Resul
 }
 
 /// Takes submissions as they come while there is room, each worked on beside
-/// the others, and answers each when it is done.
+/// the others, and answers each when it is done. What an answer took is held
+/// until it is handed over, and a caller that does not take it loses the
+/// stream.
 async fn submit_stream(
     call: &Call,
     gates: &Gates,
@@ -201,11 +222,16 @@ async fn submit_stream(
     let _open = call.context.metrics.stream();
     let unanswered = Arc::new(Semaphore::new(limits::SUBMIT_STREAM_PENDING_MAX));
     let own_bytes = Arc::new(Semaphore::new(limits::SUBMIT_STREAM_BYTES_MAX));
+    let (turn, unread) = (Arc::new(Mutex::new(())), CancellationToken::new());
     let closed = || Status::internal("a gate was closed");
     loop {
         let place = unanswered.clone().acquire_owned().await.map_err(|_| closed())?;
         let message = tokio::select! {
-            message = inbound.message() => message?,
+            biased;
+            () = unread.cancelled() => {
+                let refusal = Refusal::new(Reason::Busy).retry_after_ms(limits::BUSY_RETRY_MS);
+                return Err(call.status(&refusal.into()));
+            }
             () = out.closed() => return Ok(()),
             () = call.context.stopping.cancelled() => {
                 drop(place);
@@ -215,23 +241,62 @@ async fn submit_stream(
                 let refusal = Refusal::new(Reason::Stopping).retry_after_ms(limits::STOPPING_RETRY_MS);
                 return Err(call.status(&refusal.into()));
             }
+            message = inbound.message() => message?,
         };
         // the answers under way hold the stream open until they are sent
         let Some(SubmitStreamRequest { tag, submission }) = message else { return Ok(()) };
-        let submission = submission.unwrap_or_default();
+        let submission = sized(submission.unwrap_or_default());
         let weight = weight(&submission);
         let own = own_bytes.clone().acquire_many_owned(weight).await.map_err(|_| closed())?;
         let room = gates.bytes.clone().acquire_many_owned(weight).await.map_err(|_| closed())?;
         let (call, gates, out) = (call.clone(), gates.clone(), out.clone());
+        let (turn, unread) = (turn.clone(), unread.clone());
         tokio::spawn(async move {
-            let outcome = match submit(&call, &gates, submission, room).await {
+            let outcome = match submit(&call, &gates, submission).await {
                 Ok(response) => Outcome::Submitted(response),
                 Err(error) => Outcome::Refused(call.refusal(&error)),
             };
-            drop(own);
+            let handed = async {
+                // one at a time, so that a slow caller has the time for each
+                let _turn = turn.lock().await;
+                let answer = SubmitStreamResponse { tag, outcome: Some(outcome) };
+                timeout(limits::ANSWER_TIMEOUT, out.send(Ok(answer))).await
+            };
             // a caller that is gone asks again and learns the same
-            let _ = out.send(Ok(SubmitStreamResponse { tag, outcome: Some(outcome) })).await;
-            drop(place);
+            tokio::select! {
+                handed = handed => if handed.is_err() {
+                    unread.cancel();
+                },
+                () = unread.cancelled() => {}
+            }
+            drop((place, own, room));
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axis_proto::envelope::v1::{SealedEnvelope, Signature};
+
+    use super::*;
+
+    #[test]
+    fn lists_beyond_their_bounds_wait_for_nothing() {
+        let message = |signatures, documents| SubmitRequest {
+            sealed_envelope: Some(SealedEnvelope {
+                signatures: vec![Signature::default(); signatures],
+                ..SealedEnvelope::default()
+            }),
+            documents: vec![vec![7].into(); documents],
+        };
+        assert!(weight(&sized(message(SIGNATURES_MAX, DOCUMENTS_MAX))) > 1);
+        for (signatures, documents, field) in
+            [(SIGNATURES_MAX + 1, 0, "sealed_envelope.signatures"), (1, DOCUMENTS_MAX + 1, "documents")]
+        {
+            let refused = sized(message(signatures, documents));
+            assert_eq!(weight(&refused), 1);
+            let Err(Error::Refused(refusal)) = refused else { panic!("not refused") };
+            assert_eq!((refusal.reason, refusal.violations[0].field.as_str()), (Reason::TooLarge, field));
+        }
     }
 }
