@@ -142,9 +142,16 @@ pub const DISK_LOW_BYTES: u64 = 512 * 1024 * 1024;
 pub const CONNECTIONS_MAX: usize = 20_000;
 /// Most TLS handshakes at once.
 pub const HANDSHAKES_MAX: usize = 256;
-/// Most handshakes at once from one address; this machine's own are not
-/// counted.
-pub const HANDSHAKES_PER_ADDRESS_MAX: usize = 64;
+/// Most handshakes at once from one network, an IPv4 address or the /64 of an
+/// IPv6 one; this machine's own are not counted.
+pub const HANDSHAKES_PER_NETWORK_MAX: usize = 64;
+/// Most connections of those who enrol, who are nobody yet: enough for all
+/// systems of a province in one morning.
+pub const ENROLMENT_CONNECTIONS_MAX: usize = 256;
+/// Most of them from one network; this machine's own are not counted.
+pub const ENROLMENT_CONNECTIONS_PER_NETWORK_MAX: usize = 16;
+/// Longest life of such a connection: it is for one call.
+pub const ENROLMENT_CONNECTION_LIFE: Duration = Duration::from_secs(30);
 /// Most connections with one certificate.
 pub const CONNECTIONS_PER_CERTIFICATE_MAX: usize = 32;
 /// Most calls of one system whose answer has not begun.

@@ -5,10 +5,11 @@
 use std::{
     collections::HashMap,
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use axis_proto::id::Digest;
@@ -21,7 +22,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
 use crate::{
@@ -117,11 +118,36 @@ impl Drop for Registered {
     }
 }
 
+/// What a listener's connections are held to.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// How many there may be.
+    connections: usize,
+    /// How many of them from one network.
+    per_network: usize,
+    /// How long one may live, if not for as long as it likes.
+    life: Option<Duration>,
+}
+
+impl Bounds {
+    /// Of systems, who are known by their certificates.
+    pub const SYSTEMS: Self =
+        Self { connections: limits::CONNECTIONS_MAX, per_network: limits::CONNECTIONS_MAX, life: None };
+    /// Of anyone.
+    pub const ENROLMENT: Self = Self {
+        connections: limits::ENROLMENT_CONNECTIONS_MAX,
+        per_network: limits::ENROLMENT_CONNECTIONS_PER_NETWORK_MAX,
+        life: Some(limits::ENROLMENT_CONNECTION_LIFE),
+    };
+}
+
 /// What accepting needs.
 #[derive(Clone)]
 pub struct Accept {
     /// How to shake hands.
     pub tls: Arc<ServerConfig>,
+    /// What connections are held to.
+    pub bounds: Bounds,
     /// Where connections with a certificate are remembered.
     pub connections: Connections,
     /// Where connections and bytes are counted.
@@ -145,9 +171,9 @@ impl Accept {
     }
 
     async fn accept_all(self, listener: TcpListener, sender: mpsc::Sender<io::Result<Connection>>) {
-        let open = Arc::new(Semaphore::new(limits::CONNECTIONS_MAX));
+        let open = Arc::new(Semaphore::new(self.bounds.connections));
         let handshakes = Arc::new(Semaphore::new(limits::HANDSHAKES_MAX));
-        let waiting = Waiting::default();
+        let (waiting, connected) = (Networks::default(), Networks::default());
         loop {
             let (tcp, remote_addr) = match listener.accept().await {
                 Ok(accepted) => accepted,
@@ -162,10 +188,16 @@ impl Accept {
                 tracing::warn!(%remote_addr, "connection dropped: too many");
                 continue;
             };
-            let Some(waits) = waiting.enter(remote_addr.ip()) else {
+            let address = remote_addr.ip();
+            let Some(waits) = waiting.enter(address, limits::HANDSHAKES_PER_NETWORK_MAX) else {
                 tracing::debug!(%remote_addr, "connection dropped: too many handshakes from there");
                 continue;
             };
+            let Some(counted) = connected.enter(address, self.bounds.per_network) else {
+                tracing::debug!(%remote_addr, "connection dropped: too many from there");
+                continue;
+            };
+            let place = (place, counted);
             let (accept, handshakes, sender) = (self.clone(), handshakes.clone(), sender.clone());
             tokio::spawn(async move {
                 let shaken = timeout(limits::HANDSHAKE_TIMEOUT, async {
@@ -188,7 +220,7 @@ impl Accept {
         &self,
         stream: TlsStream<TcpStream>,
         remote_addr: SocketAddr,
-        place: OwnedSemaphorePermit,
+        place: (OwnedSemaphorePermit, Counted),
     ) -> io::Result<Connection> {
         let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let fingerprint = certificate.map(|certificate| Digest::of(certificate));
@@ -201,9 +233,15 @@ impl Accept {
                     .ok_or_else(|| io::Error::other("too many connections with this certificate"))?,
             ),
         };
+        let (cut, life) = (peer.cut.clone(), self.bounds.life);
         Ok(Connection {
             stream,
-            cut: Some(Box::pin(peer.cut.clone().cancelled_owned())),
+            cut: Some(Box::pin(async move {
+                match life {
+                    None => cut.cancelled().await,
+                    Some(life) => drop(timeout(life, cut.cancelled()).await),
+                }
+            })),
             peer,
             metrics: self.metrics.clone(),
             _held: (registered, place, self.metrics.connection()),
@@ -211,27 +249,30 @@ impl Accept {
     }
 }
 
-/// Handshakes that have not ended, by address, so that one address cannot
-/// take every place. This machine's own may.
+/// Connections by network, so that one network cannot take every place. This
+/// machine's own may.
 #[derive(Debug, Clone, Default)]
-struct Waiting(Arc<Mutex<HashMap<IpAddr, usize>>>);
+struct Networks(Arc<Mutex<HashMap<IpAddr, usize>>>);
 
+/// One that is counted.
 #[derive(Debug)]
-struct Waits(Waiting, IpAddr);
+struct Counted(Networks, IpAddr);
 
-impl Waiting {
-    fn enter(&self, address: IpAddr) -> Option<Waits> {
+impl Networks {
+    fn enter(&self, address: IpAddr, max: usize) -> Option<Counted> {
+        let own = address.to_canonical().is_loopback();
+        let network = network(address);
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(address).or_default();
-        if *count >= limits::HANDSHAKES_PER_ADDRESS_MAX && !address.is_loopback() {
+        let count = counts.entry(network).or_default();
+        if *count >= max && !own {
             return None;
         }
         *count += 1;
-        Some(Waits(self.clone(), address))
+        Some(Counted(self.clone(), network))
     }
 }
 
-impl Drop for Waits {
+impl Drop for Counted {
     fn drop(&mut self) {
         let mut counts = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get_mut(&self.1) {
@@ -243,13 +284,22 @@ impl Drop for Waits {
     }
 }
 
+/// What one party holds of the address space: an IPv4 address, or the /64 of
+/// an IPv6 one.
+pub(super) fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
+        address => address,
+    }
+}
+
 /// A connection that has shaken hands. Fails at once when it is cut.
 pub struct Connection {
     stream: TlsStream<TcpStream>,
     peer: Arc<Peer>,
-    cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    cut: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     metrics: Metrics,
-    _held: (Option<Registered>, OwnedSemaphorePermit, OpenGuard),
+    _held: (Option<Registered>, (OwnedSemaphorePermit, Counted), OpenGuard),
 }
 
 impl Connection {
@@ -362,15 +412,18 @@ mod tests {
     }
 
     #[test]
-    fn one_address_has_only_so_many_handshakes() {
-        let waiting = Waiting::default();
-        let address: IpAddr = "192.0.2.1".parse().unwrap();
-        let held: Vec<_> =
-            (0..limits::HANDSHAKES_PER_ADDRESS_MAX).map(|_| waiting.enter(address).unwrap()).collect();
-        assert!(waiting.enter(address).is_none());
-        assert!(waiting.enter("192.0.2.2".parse().unwrap()).is_some());
-        drop(held);
-        assert!(waiting.enter(address).is_some());
-        assert_eq!(waiting.0.lock().unwrap().len(), 0);
+    fn one_network_has_only_so_many_places() {
+        let networks = Networks::default();
+        let enter = |text: &str| networks.enter(text.parse().unwrap(), 3);
+        let held: Vec<_> = (0..3).map(|_| enter("192.0.2.1").unwrap()).collect();
+        assert!(enter("192.0.2.1").is_none() && enter("::ffff:192.0.2.1").is_none());
+        assert!(enter("192.0.2.2").is_some());
+        let wide: Vec<_> = (1..=3).map(|host| enter(&format!("2001:db8::{host}")).unwrap()).collect();
+        assert!(enter("2001:db8::9").is_none());
+        assert!(enter("2001:db8:0:1::9").is_some());
+        let own: Vec<_> = (0..9).map(|_| enter("127.0.0.1").unwrap()).collect();
+        drop((held, wide, own));
+        assert!(enter("192.0.2.1").is_some());
+        assert!(networks.0.lock().unwrap().is_empty());
     }
 }

@@ -157,14 +157,17 @@ pub fn serve(
     let certificate = Arc::new(tls::ServerCertificate::new(server.chain, server.key)?);
     let mut authorities = crate::identity::trusted_authorities(&ctx.config)?;
     authorities.push(authority.certificate().clone());
-    let accept = |tls| listener::Accept {
+    let accept = |tls, bounds| listener::Accept {
         tls,
+        bounds,
         connections: ctx.connections.clone(),
         metrics: ctx.metrics.clone(),
         stopping: ctx.stopping.clone(),
     };
-    let of_systems = accept(tls::systems_config(certificate.clone(), authorities, &ctx.clock)?).run(systems);
-    let of_enrolment = accept(tls::enrolment_config(certificate.clone(), &ctx.clock)?).run(enrolment);
+    let tls = tls::systems_config(certificate.clone(), authorities, &ctx.clock)?;
+    let of_systems = accept(tls, listener::Bounds::SYSTEMS).run(systems);
+    let tls = tls::enrolment_config(certificate.clone(), &ctx.clock)?;
+    let of_enrolment = accept(tls, listener::Bounds::ENROLMENT).run(enrolment);
     let of_operators = UnixListenerStream::new(operators);
     tokio::spawn(renew(ctx.clone(), certificate));
 
