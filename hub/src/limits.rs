@@ -154,8 +154,12 @@ pub const ENROLMENT_CONNECTIONS_PER_NETWORK_MAX: usize = 16;
 pub const ENROLMENT_CONNECTION_LIFE: Duration = Duration::from_secs(30);
 /// Most connections with one certificate.
 pub const CONNECTIONS_PER_CERTIFICATE_MAX: usize = 32;
-/// Most calls of one system whose answer has not begun.
+/// Most calls of one system whose answer is not sent: each holds a request or
+/// an answer in memory.
 pub const CALLS_PER_SYSTEM_MAX: usize = 512;
+/// Most of them whose answer is a stream: each holds many, and work that goes
+/// on.
+pub const STREAMS_PER_SYSTEM_MAX: usize = 128;
 /// When a system with too many calls may try again.
 pub const CALLS_RETRY_MS: Millis = 50;
 /// Pause after a connection could not be accepted.

@@ -11,6 +11,7 @@ use std::{
 
 use axis_proto::{hub::v1::Reason, id::SystemId};
 use futures_util::FutureExt as _;
+use http_body_util::BodyExt as _;
 use tonic::{body::Body, metadata::MetadataMap};
 use tower::{Layer, Service};
 
@@ -26,6 +27,7 @@ use crate::{
 pub struct AuthenticateLayer {
     ctx: Arc<Context>,
     calls: Calls,
+    streams: Calls,
 }
 
 /// A service behind [`AuthenticateLayer`].
@@ -33,13 +35,14 @@ pub struct AuthenticateLayer {
 pub struct Authenticate<S> {
     ctx: Arc<Context>,
     calls: Calls,
+    streams: Calls,
     inner: S,
 }
 
 impl AuthenticateLayer {
     /// For the systems' listener.
     pub fn new(ctx: Arc<Context>) -> Self {
-        Self { ctx, calls: Calls::default() }
+        Self { ctx, calls: Calls::default(), streams: Calls::default() }
     }
 }
 
@@ -47,7 +50,8 @@ impl<S> Layer<S> for AuthenticateLayer {
     type Service = Authenticate<S>;
 
     fn layer(&self, inner: S) -> Authenticate<S> {
-        Authenticate { ctx: self.ctx.clone(), calls: self.calls.clone(), inner }
+        let (calls, streams) = (self.calls.clone(), self.streams.clone());
+        Authenticate { ctx: self.ctx.clone(), calls, streams, inner }
     }
 }
 
@@ -69,13 +73,22 @@ where
     }
 
     fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
-        let admitted = caller(&self.ctx, request.extensions().get::<Arc<Peer>>())
-            .and_then(|caller| Ok((self.calls.begin(&caller.system)?, caller)));
+        let admitted = caller(&self.ctx, request.extensions().get::<Arc<Peer>>()).and_then(|caller| {
+            let call = self.calls.begin(&caller.system, limits::CALLS_PER_SYSTEM_MAX)?;
+            let stream = answers_a_stream(request.uri().path())
+                .then(|| self.streams.begin(&caller.system, limits::STREAMS_PER_SYSTEM_MAX))
+                .transpose()?;
+            Ok(((call, stream), caller))
+        });
         match admitted {
             Ok((under_way, caller)) => {
                 request.extensions_mut().insert(caller);
-                // until the answer begins: what a unary call holds in memory
-                Box::pin(self.inner.call(request).inspect(move |_| drop(under_way)))
+                // until the answer's end is sent, or nobody waits for it
+                Box::pin(
+                    self.inner
+                        .call(request)
+                        .map(|answer| answer.map(|response| response.map(|body| held(body, under_way)))),
+                )
             }
             Err(error) => {
                 let language = status::language(&MetadataMap::from_headers(request.headers().clone()));
@@ -85,8 +98,24 @@ where
     }
 }
 
-/// Calls whose answer has not begun, by system: each may hold a request in
-/// memory, so nobody has too many.
+/// Methods whose answer is a stream.
+const STREAMS: [&str; 6] =
+    ["/SubmitStream", "/Receive", "/Download", "/Follow", "/Watch", "/ServerReflectionInfo"];
+
+fn answers_a_stream(path: &str) -> bool {
+    STREAMS.iter().any(|method| path.ends_with(method))
+}
+
+/// A body that keeps something for as long as it lives.
+fn held(body: Body, kept: impl Send + 'static) -> Body {
+    Body::new(body.map_frame(move |frame| {
+        let _ = &kept;
+        frame
+    }))
+}
+
+/// Calls whose answer is not sent, by system: each holds memory, so nobody
+/// has too many.
 #[derive(Debug, Clone, Default)]
 struct Calls(Arc<Mutex<HashMap<SystemId, usize>>>);
 
@@ -95,10 +124,10 @@ struct Calls(Arc<Mutex<HashMap<SystemId, usize>>>);
 struct UnderWay(Calls, SystemId);
 
 impl Calls {
-    fn begin(&self, system: &SystemId) -> Result<UnderWay> {
+    fn begin(&self, system: &SystemId, max: usize) -> Result<UnderWay> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(system.clone()).or_default();
-        if *count >= limits::CALLS_PER_SYSTEM_MAX {
+        if *count >= max {
             return Err(Refusal::new(Reason::Busy).retry_after_ms(limits::CALLS_RETRY_MS).into());
         }
         *count += 1;
@@ -159,18 +188,42 @@ pub async fn cut_the_unwelcome(ctx: Arc<Context>) {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message as _;
+
     use super::*;
 
     #[test]
     fn a_system_has_only_so_many_calls_under_way() {
         let calls = Calls::default();
         let (vpcp, moh): (SystemId, SystemId) = ("vpcp".parse().unwrap(), "moh".parse().unwrap());
-        let held: Vec<_> = (0..limits::CALLS_PER_SYSTEM_MAX).map(|_| calls.begin(&vpcp).unwrap()).collect();
-        assert!(calls.begin(&vpcp).unwrap_err().to_string().contains("BUSY"));
-        let other = calls.begin(&moh).unwrap();
+        let held: Vec<_> = (0..3).map(|_| calls.begin(&vpcp, 3).unwrap()).collect();
+        assert!(calls.begin(&vpcp, 3).unwrap_err().to_string().contains("BUSY"));
+        let other = calls.begin(&moh, 3).unwrap();
         drop(held);
-        drop(calls.begin(&vpcp).unwrap());
+        drop(calls.begin(&vpcp, 3).unwrap());
         drop(other);
         assert!(calls.0.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_call_counts_until_its_answer_is_sent() {
+        let calls = Calls::default();
+        let call = calls.begin(&"vpcp".parse().unwrap(), 1).unwrap();
+        let body = held(Body::new("answer".to_owned().map_err(|never| match never {})), call);
+        assert_eq!(calls.0.lock().unwrap().len(), 1);
+        drop(body);
+        assert!(calls.0.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn every_method_that_answers_a_stream_is_known() {
+        for set in [axis_proto::FILE_DESCRIPTOR_SET, tonic_health::pb::FILE_DESCRIPTOR_SET] {
+            let set = prost_types::FileDescriptorSet::decode(set).unwrap();
+            let services = set.file.iter().flat_map(|file| &file.service);
+            for method in services.flat_map(|service| &service.method) {
+                let path = format!("/service/{}", method.name());
+                assert_eq!(answers_a_stream(&path), method.server_streaming(), "{path}");
+            }
+        }
     }
 }
