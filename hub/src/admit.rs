@@ -276,7 +276,7 @@ mod tests {
     ) -> Result<Submit> {
         let caller = system("vpcp");
         let sealed = sealed(PayloadType::Envelope, envelope.encode_to_vec(), seeds);
-        let verified = verify(state, &caller, &sealed, PayloadType::Envelope, NOW)?;
+        let verified = verify(state, &calling(&caller), &sealed, PayloadType::Envelope, NOW)?;
         let documents = documents.iter().copied().map(Bytes::from_static).collect();
         admit(Ground { hub_id: "truc", state, now_ms: NOW }, &caller, verified, documents)
     }
@@ -287,6 +287,10 @@ mod tests {
         change(&mut envelope);
         let error = submit(&directory(), &envelope, &[1], &[]).expect_err("refused");
         assert_eq!(place_of(error), (expected.0, expected.1.to_owned()));
+    }
+
+    fn calling(system: &SystemId) -> crate::authenticate::Caller {
+        crate::authenticate::Caller { system: system.clone(), fingerprint: Digest::of(b"certificate") }
     }
 
     #[test]
@@ -327,8 +331,8 @@ mod tests {
         let state = directory();
         let caller = system("vpcp");
         let sealed = sealed(PayloadType::Envelope, &b"\xff\xff\xff"[..], &[1]);
-        let verified =
-            verify(&state, &caller, &sealed, PayloadType::Envelope, NOW).expect("signed all the same");
+        let verified = verify(&state, &calling(&caller), &sealed, PayloadType::Envelope, NOW)
+            .expect("signed all the same");
         let ground = Ground { hub_id: "truc", state: &state, now_ms: NOW };
         let error = admit(ground, &caller, verified, Vec::new()).expect_err("malformed");
         assert_eq!(place_of(error).0, Reason::Malformed);
@@ -398,7 +402,7 @@ mod tests {
         };
         let check = |acknowledgement: &Acknowledgement, seeds: &[u8]| {
             let sealed = sealed(PayloadType::Acknowledgement, acknowledgement.encode_to_vec(), seeds);
-            let verified = verify(&state, &caller, &sealed, PayloadType::Acknowledgement, NOW)?;
+            let verified = verify(&state, &calling(&caller), &sealed, PayloadType::Acknowledgement, NOW)?;
             admit_acknowledgement(ground, &caller, verified)
         };
         assert_eq!(check(&acknowledgement, &[1]).expect("admitted").0, acknowledgement);
@@ -417,7 +421,8 @@ mod tests {
             explanation: String::new(),
         };
         let sealed = sealed(PayloadType::Rejection, rejection.encode_to_vec(), &[1]);
-        let verified = verify(&state, &caller, &sealed, PayloadType::Rejection, NOW).expect("signed");
+        let verified =
+            verify(&state, &calling(&caller), &sealed, PayloadType::Rejection, NOW).expect("signed");
         let error = admit_rejection(ground, &caller, verified).expect_err("no explanation");
         assert_eq!(place_of(error), (Reason::FieldInvalid, "rejection.explanation".to_owned()));
     }

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use crate::{
+    authenticate::Caller,
     error::{Error, Result},
     limits::Millis,
     machine::{Signed, query},
@@ -77,7 +78,7 @@ pub fn field_of(payload_type: PayloadType) -> &'static str {
 /// curve is worked on while the writer goes on.
 pub fn verify(
     state: &dyn State,
-    caller: &SystemId,
+    caller: &Caller,
     sealed: &SealedEnvelope,
     expected: PayloadType,
     now_ms: Millis,
@@ -86,7 +87,7 @@ pub fn verify(
     let mut keys = Vec::new();
     let mut unusable = None;
     let opened =
-        seal::open(sealed, expected, &mut |key_id| match usable(known.get(key_id), caller, now_ms) {
+        seal::open(sealed, expected, &mut |key_id| match usable(known.get(key_id), &caller.system, now_ms) {
             Ok((key, public)) => {
                 keys.push(key.clone());
                 Some(public)
@@ -103,6 +104,7 @@ pub fn verify(
         sealed: sealed.encode_to_vec().into(),
         digest: opened.digest,
         key_ids: opened.key_ids,
+        certificate: caller.fingerprint,
     };
     Ok(Verified { payload: opened.payload, payload_type: expected, signed, keys })
 }
@@ -153,6 +155,8 @@ fn refused(error: &SealError, unusable: Option<(Reason, KeyId)>, expected: Paylo
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use axis_proto::id::Digest;
+
     use axis_proto::{
         key::SigningKey as Secret,
         record::v1::{Agency, AgencyState, System, SystemState},
@@ -233,7 +237,7 @@ pub(crate) mod tests {
     #[track_caller]
     fn check(seeds: &[u8], expected: std::result::Result<usize, (Reason, &str)>) {
         let sealed = sealed(PayloadType::Envelope, "payload", seeds);
-        let found = verify(&directory(), &system("vpcp"), &sealed, PayloadType::Envelope, NOW);
+        let found = verify(&directory(), &caller(), &sealed, PayloadType::Envelope, NOW);
         let found = found.map(|verified| {
             assert_eq!(&verified.signed().sealed[..], &sealed.encode_to_vec()[..]);
             assert_eq!(verified.payload(), "payload");
@@ -251,6 +255,10 @@ pub(crate) mod tests {
             }
             Error::Fault(fault) => panic!("a fault: {}", fault.chain()),
         }
+    }
+
+    fn caller() -> Caller {
+        Caller { system: system("vpcp"), fingerprint: Digest::of(b"certificate") }
     }
 
     #[test]
@@ -275,7 +283,7 @@ pub(crate) mod tests {
     #[test]
     fn one_kind_of_payload_never_passes_as_another() {
         let sealed = sealed(PayloadType::Rejection, "payload", &[1]);
-        let found = verify(&directory(), &system("vpcp"), &sealed, PayloadType::Acknowledgement, NOW);
+        let found = verify(&directory(), &caller(), &sealed, PayloadType::Acknowledgement, NOW);
         let expected = (Reason::FieldInvalid, "sealed_acknowledgement.payload_type".to_owned());
         assert_eq!(place_of(found.unwrap_err()), expected);
     }
@@ -284,7 +292,7 @@ pub(crate) mod tests {
     fn a_changed_payload_or_signature() {
         let mut changed = sealed(PayloadType::Envelope, "payload", &[1, 2]);
         changed.signatures[1].sig = changed.signatures[0].sig.clone();
-        let found = verify(&directory(), &system("vpcp"), &changed, PayloadType::Envelope, NOW);
+        let found = verify(&directory(), &caller(), &changed, PayloadType::Envelope, NOW);
         let expected = (Reason::SignatureInvalid, "sealed_envelope.signatures[1]".to_owned());
         assert_eq!(place_of(found.unwrap_err()), expected);
     }

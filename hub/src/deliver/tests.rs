@@ -160,6 +160,7 @@ impl World {
             digest: seal::digest(&sealed.payload_type, &sealed.payload),
             sealed: sealed.encode_to_vec().into(),
             key_ids: vec![secret().public().key_id()],
+            certificate: Digest::of(b"vpcp"),
         };
         let submit = Submit { system: system("vpcp"), envelope, signed, documents: vec![content] };
         let outcome = self.ok(Command::Submit(Box::new(submit))).await;

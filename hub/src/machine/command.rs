@@ -98,6 +98,8 @@ pub struct Signed {
     pub digest: Digest,
     /// The keys that signed.
     pub key_ids: Vec<KeyId>,
+    /// SHA-256 of the certificate that the caller showed.
+    pub certificate: Digest,
 }
 
 /// What became of a command.

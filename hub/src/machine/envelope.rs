@@ -78,8 +78,9 @@ fn already_accepted(
         .fact("submitted_digest", submit.signed.digest))
 }
 
-/// Whether a system may act, serves an agency, and signed with keys that are
-/// its own, valid, and cover that agency, all at this moment.
+/// Whether a system may act, with the certificate that it showed, serves an
+/// agency, and signed with keys that are its own, valid, and cover that agency,
+/// all at this moment.
 pub(super) fn may_speak_for(
     read: &dyn Read,
     system: &SystemId,
@@ -90,6 +91,11 @@ pub(super) fn may_speak_for(
     let active = query::system(read, system).is_some_and(|row| row.state() == SystemState::Active);
     if !active {
         return Err(Refusal::new(Reason::Suspended).at("system", Reason::Suspended, system));
+    }
+    let certificate = query::certificate(read, &signed.certificate)
+        .filter(|row| row.system == system.as_str() && query::is_certificate_valid(row, now_ms));
+    if certificate.is_none() {
+        return Err(Refusal::new(Reason::NotAuthenticated));
     }
     if !query::serves(read, system, agency) {
         return Err(Refusal::new(Reason::SenderNotServed).at("agency", Reason::SenderNotServed, agency));

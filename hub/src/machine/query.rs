@@ -103,6 +103,13 @@ pub fn certificate(read: &dyn Read, fingerprint: &Digest) -> Option<Certificate>
     row(read, &key::certificate(fingerprint.as_bytes()))
 }
 
+/// Whether a certificate is within its time and not revoked.
+pub fn is_certificate_valid(certificate: &Certificate, now_ms: Millis) -> bool {
+    certificate.revoked_unix_ms == 0
+        && certificate.valid_from_unix_ms <= now_ms
+        && now_ms < certificate.valid_until_unix_ms
+}
+
 /// A system's certificates.
 pub fn certificates_of(read: &dyn Read, system: &SystemId) -> Vec<Certificate> {
     let prints = suffixes(read, &key::certificate_of(system.as_str(), b""), usize::MAX);

@@ -48,6 +48,10 @@ fn key_of(system: &str) -> KeyId {
     KeyId::from_slice(Digest::of(system.as_bytes()).as_bytes()).expect("32 bytes")
 }
 
+fn certificate_of(system: &str) -> Digest {
+    Digest::of(format!("certificate of {system}").as_bytes())
+}
+
 fn bytes_of(digest: impl AsRef<[u8]>) -> Bytes {
     Bytes::copy_from_slice(digest.as_ref())
 }
@@ -89,7 +93,8 @@ impl World {
             world.ok(Command::Enrol {
                 token_sha256: token,
                 certificate: Certificate {
-                    fingerprint: bytes_of(Digest::of(b"certificate")),
+                    fingerprint: bytes_of(certificate_of(id)),
+                    valid_until_unix_ms: u64::MAX,
                     ..Certificate::default()
                 },
                 signing_key: SigningKey { key_id: bytes_of(key_of(id)), ..SigningKey::default() },
@@ -194,7 +199,12 @@ impl World {
         let bytes = Bytes::from(envelope.encode_to_vec());
         Command::Submit(Box::new(Submit {
             system: system(by),
-            signed: Signed { digest: Digest::of(&bytes), sealed: bytes, key_ids: vec![key_of(by)] },
+            signed: Signed {
+                digest: Digest::of(&bytes),
+                sealed: bytes,
+                key_ids: vec![key_of(by)],
+                certificate: certificate_of(by),
+            },
             envelope,
             documents: Vec::new(),
         }))
@@ -243,7 +253,12 @@ impl World {
         Command::Acknowledge {
             system: system(&delivery.system),
             acknowledgement,
-            signed: Signed { digest: Digest::of(&sealed), sealed, key_ids: vec![key_of(&delivery.system)] },
+            signed: Signed {
+                digest: Digest::of(&sealed),
+                sealed,
+                key_ids: vec![key_of(&delivery.system)],
+                certificate: certificate_of(&delivery.system),
+            },
         }
     }
 
@@ -690,6 +705,16 @@ fn who_may_speak_is_decided_at_the_record() {
         panic!("the same batch decided it after the revocation")
     };
     assert_eq!(refusal.reason, Reason::KeyRevoked);
+
+    let envelope = world.envelope("G18", &["H53"]);
+    let submission = world.submission("byt", envelope);
+    let revoke = Command::RevokeCertificate {
+        fingerprint: certificate_of("byt"),
+        actor: "op".into(),
+        remark: "mất máy".into(),
+    };
+    world.ok(revoke);
+    assert_eq!(world.refused(submission), Reason::NotAuthenticated);
     world.end();
 }
 

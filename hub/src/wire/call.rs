@@ -39,6 +39,11 @@ impl Call {
     }
 
     /// The calling system.
+    pub(super) fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// Its system.
     pub(super) fn system(&self) -> &SystemId {
         &self.caller.system
     }

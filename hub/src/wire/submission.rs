@@ -156,7 +156,7 @@ async fn prepare(call: &Call, gates: &Gates, message: SubmitRequest) -> Result<S
     let context = &call.context;
     let now_ms = context.now_ms();
     let ground = Ground { hub_id: context.config.hub_id.as_str(), state: &*context.state, now_ms };
-    let verified = verify(&*context.state, call.system(), &sealed, PayloadType::Envelope, now_ms)?;
+    let verified = verify(&*context.state, call.caller(), &sealed, PayloadType::Envelope, now_ms)?;
     admit(ground, call.system(), verified, message.documents)
 }
 

@@ -23,7 +23,7 @@ use crate::{
 pub(super) async fn acknowledge(call: &Call, request: AcknowledgeRequest) -> Result<AcknowledgeResponse> {
     let expected = PayloadType::Acknowledgement;
     let sealed = required(request.sealed_acknowledgement, field_of(expected))?;
-    let verified = verify(&*call.context.state, call.system(), &sealed, expected, call.context.now_ms())?;
+    let verified = verify(&*call.context.state, call.caller(), &sealed, expected, call.context.now_ms())?;
     let (acknowledgement, signed) = admit_acknowledgement(ground(call), call.system(), verified)?;
     let command = Command::Acknowledge { system: call.system().clone(), acknowledgement, signed };
     let (outcome, receipt, event) = commit(call, command).await?;
@@ -34,7 +34,7 @@ pub(super) async fn acknowledge(call: &Call, request: AcknowledgeRequest) -> Res
 pub(super) async fn reject(call: &Call, request: RejectRequest) -> Result<RejectResponse> {
     let expected = PayloadType::Rejection;
     let sealed = required(request.sealed_rejection, field_of(expected))?;
-    let verified = verify(&*call.context.state, call.system(), &sealed, expected, call.context.now_ms())?;
+    let verified = verify(&*call.context.state, call.caller(), &sealed, expected, call.context.now_ms())?;
     let (rejection, signed) = admit_rejection(ground(call), call.system(), verified)?;
     let command = Command::Reject { system: call.system().clone(), rejection, signed };
     let (outcome, receipt, _) = commit(call, command).await?;
