@@ -10,9 +10,13 @@ use axis_hub::{
 use axis_proto::{
     admin::v1::{ListParkedRequest, ListQueuesRequest, RequeueRequest, ReturnRequest},
     envelope::v1::{Priority, RejectionReason},
-    hub::v1::{DeliveryState, NackRequest, PullRequest, Reason, SubmitRequest, TrackedRecipient},
+    hub::v1::{
+        DeliveryState, GetCheckpointRequest, GetConsistencyRequest, NackRequest, PullRequest, Reason,
+        SubmitRequest, TrackedRecipient, evidence_service_client::EvidenceServiceClient,
+    },
     id::EnvelopeId,
     record::v1::{Settlement, record::Event},
+    tree::verify_consistency,
 };
 use axis_tests::{Ministry, Raw, TestHub, eventually, refusal_of};
 use bytes::Bytes;
@@ -92,6 +96,31 @@ async fn a_restart_loses_nothing_and_keeps_receipts_the_same() -> anyhow::Result
     assert_eq!(vpcp.client.receipt(sent.sequence, None).await?, sent.receipt, "also from a tree made again");
     let mut deliveries = byt.follow().await?;
     byt.next(&mut deliveries).await?.ack("").await?;
+    hub.finish().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_only_grows_and_anyone_can_check_it() -> anyhow::Result<()> {
+    let hub = TestHub::start().await?;
+    let (vpcp, _byt) = two(&hub).await?;
+    let raw = Raw::at(vpcp.home(), "G22").await?;
+    let mut calls = EvidenceServiceClient::new(raw.channel.clone());
+    let mut checkpoint = async || {
+        let note = calls.get_checkpoint(GetCheckpointRequest {}).await?.into_inner().checkpoint;
+        Ok::<_, anyhow::Error>(hub.verifier().verify(&note)?)
+    };
+    let old = checkpoint().await?;
+    vpcp.send(vpcp.letter(&["G18"], "thêm")).await?;
+    let new = checkpoint().await?;
+    assert!(new.size > old.size);
+    let request = GetConsistencyRequest { old_size: old.size, new_size: new.size };
+    let answer = EvidenceServiceClient::new(raw.channel).get_consistency(request).await?.into_inner();
+    let path =
+        answer.hashes.iter().map(|hash| hash.as_ref().try_into()).collect::<Result<Vec<[u8; 32]>, _>>()?;
+    let holds = |root| verify_consistency(old.size, new.size, &old.root, root, &path);
+    assert!(holds(&new.root));
+    assert!(!holds(&[7; 32]), "and of no other");
     hub.finish().await?;
     Ok(())
 }

@@ -219,7 +219,8 @@ async fn the_same_key_twice_or_no_signature() -> anyhow::Result<()> {
     let mut sealed = situation.vpcp.seal(&situation.vpcp.envelope("G18", b"file"));
     let signature = sealed.signatures[0].clone();
     sealed.signatures.push(signature);
-    assert!(situation.submit(sealed.clone(), vec![]).await.is_err());
+    let answer = situation.submit(sealed.clone(), vec![]).await;
+    is_refused(answer, Reason::FieldInvalid, "sealed_envelope.signatures[1].keyid");
     sealed.signatures.clear();
     let answer = situation.submit(sealed, vec![]).await;
     is_refused(answer, Reason::FieldInvalid, "sealed_envelope.signatures");
@@ -350,7 +351,8 @@ async fn oversize_anything() -> anyhow::Result<()> {
 
     let mut envelope = vpcp.envelope("G18", b"file");
     documents(&mut envelope)[0].name = "x".repeat(256);
-    assert!(situation.submit(vpcp.seal(&envelope), vec![]).await.is_err());
+    let answer = situation.submit(vpcp.seal(&envelope), vec![]).await;
+    is_refused(answer, Reason::TooLarge, "envelope.document.documents[0].name");
 
     let mut envelope = vpcp.envelope("G18", b"file");
     documents(&mut envelope)[0].size = (16 << 30) + 1;

@@ -113,6 +113,20 @@ async fn a_suspended_recipient_is_held_and_resumed() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn suspension_ends_an_open_stream_and_nothing_more_comes() -> anyhow::Result<()> {
+    let hub = TestHub::start().await?;
+    let (vpcp, byt) = (hub.ministry("vpcp", &["G22"]).await?, hub.ministry("byt", &["G18"]).await?);
+    let mut deliveries = byt.follow().await?;
+    vpcp.send(vpcp.letter(&["G18"], "trước")).await?;
+    byt.next(&mut deliveries).await?.ack("").await?;
+    set_state(&mut hub.admin().await?, "byt", SystemState::Suspended).await;
+    let ended = tokio::time::timeout(axis_tests::PATIENCE, deliveries.next()).await?;
+    assert!(!matches!(ended, Some(Ok(_))), "the open stream ends");
+    hub.finish().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_suspended_sender_sent_is_still_delivered() -> anyhow::Result<()> {
     let hub = TestHub::start().await?;
     let (vpcp, byt) = (hub.ministry("vpcp", &["G22"]).await?, hub.ministry("byt", &["G18"]).await?);
