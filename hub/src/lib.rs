@@ -22,6 +22,7 @@ pub mod config;
 pub mod disk;
 pub mod error;
 pub mod fsck;
+pub mod gate;
 pub mod hub;
 pub mod identity;
 pub mod limits;

@@ -212,5 +212,16 @@ pub const UPLOADS_PER_SYSTEM_MAX: usize = 16;
 pub const DOWNLOAD_CHUNK_BYTES: usize = 256 * 1024;
 /// Longest silence inside an upload.
 pub const UPLOAD_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest time that a backup may hold erasing up: the largest vaults are read
+/// in it at 100 MB/s, eight terabytes.
+pub const BACKUP_TIME_MAX: Duration = Duration::from_secs(24 * 3_600);
+/// Longest wait of a backup for the step of erasing that is under way, which
+/// writes one segment.
+pub const ERASE_STEP_TIMEOUT: Duration = Duration::from_secs(60);
+/// Most bytes of the name of a backup's directory.
+pub const BACKUP_DIRECTORY_BYTES_MAX: usize = 4_096;
+/// Most logs that one journal may hold, one for each time that it was
+/// restored.
+pub const LOGS_MAX: usize = 64;
 /// How long a stopping hub waits for what is under way.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);

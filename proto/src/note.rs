@@ -75,9 +75,15 @@ impl CheckpointSigner {
     /// is signed, every later one must extend it.
     pub fn sign(&self, size: u64, root: &[u8; 32]) -> String {
         let text = format!("{}\n{size}\n{}\n", self.origin, BASE64.encode(root));
+        let signature = self.signature_line(&text);
+        format!("{text}\n{signature}")
+    }
+
+    /// The line under a note of this text.
+    pub(crate) fn signature_line(&self, text: &str) -> String {
         let mut signature = key_id(&self.origin, &self.key.public()).to_vec();
         signature.extend_from_slice(&self.key.sign(text.as_bytes()));
-        format!("{text}\n— {} {}\n", self.origin, BASE64.encode(signature))
+        format!("— {} {}\n", self.origin, BASE64.encode(signature))
     }
 
     /// What verifies the notes: `<name>+<8 hex>+<base64>`.
@@ -137,14 +143,8 @@ impl CheckpointVerifier {
     }
 
     /// The text of a note that this key signed.
-    fn verify_note<'a>(&self, note: &'a str) -> Result<&'a str, NoteError> {
-        let strange = |character: char| character < ' ' && character != '\n';
-        if note.len() > NOTE_BYTES_MAX || note.contains(strange) {
-            return Err(NoteError::Note);
-        }
-        let end = note.rfind("\n\n").ok_or(NoteError::Note)?;
-        let (text, signatures) = (&note[..=end], &note[end + 2..]);
-        let signatures = signatures.strip_suffix('\n').ok_or(NoteError::Note)?;
+    pub(crate) fn verify_note<'a>(&self, note: &'a str) -> Result<&'a str, NoteError> {
+        let (text, signatures) = split(note)?;
         let own = key_id(&self.origin, &self.key);
         let mut signed = false;
         for line in signatures.split('\n') {
@@ -166,6 +166,17 @@ impl CheckpointVerifier {
     }
 }
 
+/// A note's text with its last line end, and its signatures without theirs.
+pub(crate) fn split(note: &str) -> Result<(&str, &str), NoteError> {
+    let strange = |character: char| character < ' ' && character != '\n';
+    if note.len() > NOTE_BYTES_MAX || note.contains(strange) {
+        return Err(NoteError::Note);
+    }
+    let end = note.rfind("\n\n").ok_or(NoteError::Note)?;
+    let (text, signatures) = (&note[..=end], &note[end + 2..]);
+    Ok((text, signatures.strip_suffix('\n').ok_or(NoteError::Note)?))
+}
+
 /// Reads a checkpoint's text. Extension lines are allowed and not used.
 fn parse_checkpoint(text: &str) -> Result<Checkpoint, NoteError> {
     let mut lines = text.strip_suffix('\n').ok_or(NoteError::Checkpoint)?.split('\n');
@@ -182,7 +193,7 @@ fn parse_checkpoint(text: &str) -> Result<Checkpoint, NoteError> {
 }
 
 /// Whether a text can name a key.
-fn is_name(name: &str) -> bool {
+pub(crate) fn is_name(name: &str) -> bool {
     !name.is_empty()
         && !name.contains(|character: char| character.is_whitespace() || character == '+')
         && !name.contains(char::is_control)

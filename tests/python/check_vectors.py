@@ -255,6 +255,17 @@ def receipt(vector):
     return "ok"
 
 
+def succession(vector):
+    try:
+        found = evidence.succession(vector["note"], evidence.LogKey(vector["previous_verifier_key"]))
+    except evidence.Invalid as error:
+        return error.what
+    same(vector, "previous_size", found.size)
+    same(vector, "previous_root", found.root.hex())
+    same(vector, "verifier_key", found.vkey)
+    return "ok"
+
+
 def token(vector):
     try:
         address, authority, secret = client.parse_token(vector["token"])
@@ -315,7 +326,7 @@ def reason(vector):
 FOLDERS = {"id": ids, "seal": sealed} | {
     check.__name__: check
     for check in (
-        key, pae, payload, tree, leaf, opening, checkpoint, proof, receipt, token, enrolment, reason
+        key, pae, payload, tree, leaf, opening, checkpoint, proof, receipt, succession, token, enrolment, reason
     )
 }  # fmt: skip
 

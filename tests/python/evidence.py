@@ -130,8 +130,8 @@ class LogKey:
         if self.key_id.hex() != key_id:
             raise Invalid("VERIFIER_KEY", "the key id does not belong to the key")
 
-    def checkpoint(self, note: str) -> Checkpoint:
-        """Opens a signed note; others' signatures below ours do not matter."""
+    def open(self, note: str) -> str:
+        """The text of a signed note; others' signatures below ours do not matter."""
         text, separator, signatures = note.rpartition("\n\n")
         if not separator or any(c < " " and c != "\n" for c in note):
             raise Invalid("NOTE", "not a signed note")
@@ -149,7 +149,11 @@ class LogKey:
             signed = True
         if not signed:
             raise Invalid("UNSIGNED", "the log did not sign it")
+        return text
 
+    def checkpoint(self, note: str) -> Checkpoint:
+        """The checkpoint in a note that this log signed."""
+        text = self.open(note)
         try:
             origin, size, root, *_extensions, _end = text.split("\n")
             found = Checkpoint(origin, _decimal(size), _hash(root))
@@ -160,6 +164,44 @@ class LogKey:
         if found.origin != self.name:
             raise Invalid("OTHER_ORIGIN", f"of {origin}, signed by {self.name}")
         return found
+
+
+# --- Succession: a log goes on where another was last known -----------------
+
+
+@dataclass(frozen=True)
+class Succession:
+    """The previous log up to `size` is the beginning of `log`."""
+
+    size: int
+    root: bytes
+    log: LogKey
+    vkey: str
+
+
+def succession(note: str, previous: LogKey) -> Succession:
+    """A succession that both logs signed; raises Invalid otherwise."""
+    text, separator, _signatures = note.rpartition("\n\n")
+    if not separator or any(c < " " and c != "\n" for c in note):
+        raise Invalid("NOTE", "not a signed note")
+    try:
+        first, old, size, root, new, vkey = text.split("\n")
+        found = Succession(_decimal(size), _hash(root), LogKey(vkey), vkey)
+        if first != "axis.succession/v1" or not _is_name(old):
+            raise ValueError("another text")
+        if found.size == 0 or found.log.name != new or new == old:
+            raise ValueError("no log follows another so")
+    except (ValueError, Invalid) as error:
+        raise Invalid("SUCCESSION", str(error)) from None
+    found.log.open(note)
+    if old != previous.name:
+        raise Invalid("OTHER_ORIGIN", f"it continues {old}")
+    try:
+        previous.open(note)
+    except Invalid as error:
+        what = "UNSIGNED_BY_PREVIOUS" if error.what == "UNSIGNED" else error.what
+        raise Invalid(what, str(error)) from None
+    return found
 
 
 def _signature_line(line: str) -> tuple[str, bytes]:

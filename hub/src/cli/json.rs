@@ -40,6 +40,8 @@ pub fn status(status: &GetStatusResponse) -> Value {
         "state_lag_records": status.state_lag_records,
         "disk_free_bytes": status.disk_free_bytes,
         "disk_total_bytes": status.disk_total_bytes,
+        "last_backup_unix_ms": status.last_backup_unix_ms,
+        "last_backup_records": status.last_backup_records,
         "clock_trusted": status.clock_trusted,
         "commit_p50_us": status.commit_p50_us,
         "commit_p99_us": status.commit_p99_us,

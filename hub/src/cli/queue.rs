@@ -304,8 +304,12 @@ fn status_lines(status: &GetStatusResponse, now: u64) -> String {
         )
         .to_owned(),
     };
+    let backup = match status.last_backup_unix_ms {
+        0 => tr("no backup is known", "chưa có bản sao lưu nào được ghi nhận").to_owned(),
+        made => format!("{} {}", tr("last backup", "sao lưu gần nhất"), words::age_of(lang, made, now)),
+    };
     format!(
-        "{} {} – {ready}\n{} {}, {} {}, {} {}\n{} {} / {}, {} {} / {}\n{clock}",
+        "{} {} – {ready}\n{} {}, {} {}, {} {}\n{} {} / {}, {} {} / {}\n{clock}, {backup}",
         clean(&status.hub_id),
         clean(&status.version),
         tr("up", "đã chạy"),

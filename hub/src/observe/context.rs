@@ -10,7 +10,7 @@ use axis_proto::{
     record::v1::System,
 };
 
-use super::{Health, Metrics, Presence, Readiness, metrics::Scrape};
+use super::{Health, LastBackup, Metrics, Presence, Readiness, metrics::Scrape};
 use crate::{
     clock::Clock,
     disk::{Disk, Space},
@@ -46,6 +46,8 @@ pub struct ObserveContext {
     pub disk: Arc<dyn Disk>,
     /// A directory on it.
     pub data_dir: PathBuf,
+    /// The last backup.
+    pub last_backup: LastBackup,
 }
 
 /// Everything that the page shows, at one moment.
@@ -77,6 +79,7 @@ impl ObserveContext {
         let (commit_p50_us, commit_p99_us) = self.metrics.commit_quantiles_us();
         let space = self.space();
         let journal_records = self.journal.size();
+        let last_backup = self.last_backup.last().unwrap_or_default();
         GetStatusResponse {
             hub_id: self.hub_id.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -91,6 +94,8 @@ impl ObserveContext {
             commit_p50_us,
             commit_p99_us,
             connections: self.metrics.connections_open(),
+            last_backup_unix_ms: last_backup.made_unix_ms,
+            last_backup_records: last_backup.size,
         }
     }
 
@@ -139,6 +144,7 @@ impl ObserveContext {
             state_lag_records: status.state_lag_records,
             disk_free_bytes: status.disk_free_bytes,
             disk_total_bytes: status.disk_total_bytes,
+            last_backup_unix_ms: status.last_backup_unix_ms,
             queues: self.queues(),
             now_ms: self.clock.now_ms(),
         }
@@ -210,7 +216,7 @@ fn parked_delivery(read: &dyn Read, tracked: query::Tracked) -> ParkedDelivery {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::{io, ops::ControlFlow};
+    use std::{io, ops::ControlFlow, path::Path};
 
     use axis_proto::{
         hub::v1::DeliveryState,
@@ -296,6 +302,7 @@ pub(super) mod tests {
             journal: Arc::new(ThreeRecords),
             disk: Arc::new(MemoryDisk::default()),
             data_dir: PathBuf::from("/data"),
+            last_backup: LastBackup::load(Arc::new(MemoryDisk::default()), Path::new("/data")),
         }
     }
 

@@ -58,6 +58,7 @@ struct Gauges {
     state_lag: Gauge<u64, AtomicU64>,
     disk_free: Gauge<u64, AtomicU64>,
     disk_total: Gauge<u64, AtomicU64>,
+    last_backup: Gauge<u64, AtomicU64>,
     queue_waiting: Family<SystemLabels, Gauge<u64, AtomicU64>>,
     queue_leased: Family<SystemLabels, Gauge<u64, AtomicU64>>,
     queue_parked: Family<SystemLabels, Gauge<u64, AtomicU64>>,
@@ -116,6 +117,8 @@ pub struct Scrape {
     pub disk_free_bytes: u64,
     /// Bytes of the data disk.
     pub disk_total_bytes: u64,
+    /// When the last backup was made; zero if none is known.
+    pub last_backup_unix_ms: u64,
     /// What waits, per system.
     pub queues: Vec<Queue>,
     /// Now, for the age of the oldest.
@@ -371,6 +374,12 @@ impl Gauges {
         );
         r.register_with_unit("disk_free", "Free room on the data disk", Unit::Bytes, self.disk_free.clone());
         r.register_with_unit("disk_total", "Size of the data disk", Unit::Bytes, self.disk_total.clone());
+        r.register_with_unit(
+            "last_backup_time",
+            "When the last backup was made, since 1970; zero if none is known",
+            Unit::Seconds,
+            self.last_backup.clone(),
+        );
         r.register(
             "queue_waiting_deliveries",
             "Deliveries that are not settled, those on lease and parked included",
@@ -403,6 +412,7 @@ impl Gauges {
         self.state_lag.set(scrape.state_lag_records);
         self.disk_free.set(scrape.disk_free_bytes);
         self.disk_total.set(scrape.disk_total_bytes);
+        self.last_backup.set(scrape.last_backup_unix_ms / 1_000);
         let families = [
             &self.queue_waiting,
             &self.queue_leased,

@@ -2,6 +2,7 @@
 //! listener of their own. Looks only; never changes anything.
 
 pub mod context;
+pub mod last_backup;
 pub mod metrics;
 pub mod page;
 pub mod presence;
@@ -11,6 +12,7 @@ mod tally;
 pub mod words;
 
 pub use context::{ObserveContext, Overview};
+pub use last_backup::{BackupMade, LastBackup};
 pub use metrics::{CommitSample, Metrics, Submission};
 pub use presence::{Presence, Seen, StreamGuard};
 pub use readiness::{Health, Readiness, WriterGuard};

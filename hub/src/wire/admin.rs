@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axis_proto::{
     admin::v1::{
-        AddSystemRequest, AddSystemResponse, ChangeDirectoryRequest, ChangeDirectoryResponse,
+        AddSystemRequest, AddSystemResponse, BackupRequest, ChangeDirectoryRequest, ChangeDirectoryResponse,
         ConfirmClockRequest, ConfirmClockResponse, GetStatusRequest, GetStatusResponse, IssueTokenRequest,
         IssueTokenResponse, LimitSigningKeyRequest, LimitSigningKeyResponse, ListAgenciesRequest,
         ListAgenciesResponse, ListGroupMembersRequest, ListGroupMembersResponse, ListGroupsRequest,
@@ -272,6 +272,17 @@ impl AdminService for Admin {
             self.ctx.clock.confirm();
             Ok(ConfirmClockResponse { sequence: outcome.sequence().unwrap_or_default() })
         })
+    }
+
+    type BackupStream = super::backup::Answers;
+
+    async fn backup(
+        &self,
+        request: Request<tonic::Streaming<BackupRequest>>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        let (language, operator) = (status::language(request.metadata()), operator(&request));
+        let begun = super::backup::begin(&self.ctx, request.into_inner(), language, operator);
+        self.ctx.answer(begun.await, language)
     }
 
     async fn get_status(

@@ -39,6 +39,7 @@ impl HubService for Service {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             system_id: call.system().to_string(),
             agencies: agencies.iter().map(ToString::to_string).collect(),
+            log_successions: call.context.log_successions.clone(),
         }))
     }
 }

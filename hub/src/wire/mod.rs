@@ -3,6 +3,7 @@
 
 pub mod access;
 pub mod admin;
+mod backup;
 mod call;
 pub mod directory;
 pub mod enrolment;
@@ -37,6 +38,7 @@ use crate::{
     deliver::Deliver,
     error::{Error, Result},
     evidence::Evidence,
+    gate::Gate,
     identity::{Identity, Server},
     limits::{self, Millis},
     observe::{Metrics, ObserveContext, Presence, Readiness},
@@ -57,6 +59,10 @@ pub struct Context {
     pub identity: Identity,
     /// Verifier key of the log's checkpoints.
     pub log_verifier_key: String,
+    /// How this log came to continue others, the oldest first.
+    pub log_successions: Vec<hub::v1::LogSuccession>,
+    /// Between backups and whoever erases.
+    pub gate: Gate,
     /// The only clock.
     pub clock: Clock,
     /// What follows from the journal.

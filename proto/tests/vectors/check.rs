@@ -13,7 +13,7 @@ use axis_proto::{
     receipt::{self, OpenedLeaf},
     record::v1::{LeafList, LeafOpening, Receipt, Record},
     seal::{self, PayloadType},
-    shape, token,
+    shape, succession, token,
     token::EnrolmentToken,
     tree,
 };
@@ -39,6 +39,7 @@ pub fn check(name: &str, vector: &Value) {
         "checkpoint" => checkpoint(&file),
         "proof" => proof(&file),
         "receipt" => full_receipt(&file),
+        "succession" => log_succession(&file),
         "token" => enrolment_token(&file),
         "enrolment" => key_proof(&file),
         "reason" => reasons(&file),
@@ -327,6 +328,19 @@ fn full_receipt(file: &File) -> String {
                 None => return "ok".to_owned(),
             };
             file.same("opened", &json::decoded(kind, &leaf).expect("a leaf"));
+            "ok".to_owned()
+        }
+        Err(error) => error.name().to_owned(),
+    }
+}
+
+fn log_succession(file: &File) -> String {
+    let previous = CheckpointVerifier::parse(file.text("previous_verifier_key")).expect("a key");
+    match succession::verify(file.text("note"), &previous) {
+        Ok(found) => {
+            file.same("previous_size", &json!(found.previous_size));
+            file.same("previous_root", &hex::encode(found.previous_root));
+            file.same("verifier_key", &found.log.verifier_key());
             "ok".to_owned()
         }
         Err(error) => error.name().to_owned(),

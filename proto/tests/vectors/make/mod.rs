@@ -5,6 +5,7 @@
 mod evidence;
 mod payloads;
 mod seals;
+mod succession;
 
 use std::collections::BTreeMap;
 
@@ -29,6 +30,7 @@ pub fn all() -> BTreeMap<String, String> {
     seals::all(&mut vectors);
     payloads::all(&mut vectors);
     evidence::all(&mut vectors);
+    succession::all(&mut vectors);
     tokens(&mut vectors);
     key_proofs(&mut vectors);
     let about = "What each reason asks of the caller, and the gRPC status code that carries it.";
