@@ -125,6 +125,9 @@ pub const SEGMENT_AHEAD_BYTES: u64 = 4 * 1024 * 1024;
 pub const UPLOAD_SYNC_BYTES: u64 = 8 * 1024 * 1024;
 /// After what time an upload may be begun that somebody else is writing.
 pub const UPLOAD_BUSY_RETRY_MS: Millis = 5_000;
+/// How long a stream waits for an older one of the same upload to give way: a
+/// chunk's write and sync.
+pub const UPLOAD_HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
 /// sled's cache: what is hot is in our own layer already.
 pub const SLED_CACHE_BYTES: u64 = 32 * 1024 * 1024;
 /// Keys that wait for sled before the writer itself waits: 64 MiB or so.

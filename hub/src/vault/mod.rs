@@ -12,7 +12,7 @@
 //! one has uploaded the same bytes.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, hash_map::Entry},
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -23,6 +23,8 @@ use axis_proto::{
     id::{Digest, SystemId},
     limits::DOCUMENT_BYTES_MAX,
 };
+
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     disk::{Disk, DiskFile},
@@ -38,6 +40,7 @@ pub use document::{Document, VerifyingReader};
 pub use upload::Upload;
 
 use mark::{Mark, Marks};
+use upload::Standing;
 
 /// The documents. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -48,7 +51,16 @@ struct Inner {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     /// Uploads that somebody writes to now.
-    live: Mutex<HashSet<(SystemId, Digest)>>,
+    live: Mutex<HashMap<(SystemId, Digest), Hold>>,
+}
+
+/// Somebody's hold on an upload.
+#[derive(Debug, Clone, Default)]
+struct Hold {
+    /// Another one wants it.
+    wanted: CancellationToken,
+    /// It was given up.
+    given_up: CancellationToken,
 }
 
 impl Vault {
@@ -85,8 +97,8 @@ impl Vault {
     }
 
     /// Goes on with an upload of this system where it stands, or begins it.
-    /// What is there is read and hashed again, which takes a second for each
-    /// 1.5 GB. A document has one writer at a time.
+    /// Of what is there, only what came after the last sync is read. A document
+    /// has one writer at a time.
     pub fn begin(&self, system: &SystemId, sha256: &Digest, size: u64) -> Result<Upload> {
         if size > DOCUMENT_BYTES_MAX {
             return Err(Error::invalid("size", Reason::TooLarge, size));
@@ -104,9 +116,8 @@ impl Vault {
         if arrived || (brought && disk.exists(&source)?) {
             let file = disk.open(&source)?;
             let resumed = upload::resume(&*file, &marks, size)?;
-            if let Some((committed, hasher)) = resumed.filter(|(committed, _)| arrived || *committed == size)
-            {
-                let upload = Upload::new(live, file, marks, hasher, (committed, size), touched);
+            if let Some(standing) = resumed.filter(|standing| arrived || standing.committed == size) {
+                let upload = Upload::new(live, file, marks, standing, size, touched);
                 return Ok(if brought { upload.in_place() } else { upload });
             }
         }
@@ -116,7 +127,16 @@ impl Vault {
         let file = disk.create(&part)?;
         marks.reset(Mark::new(size, touched))?;
         disk.sync_dir(&self.uploads(system))?;
-        Ok(Upload::new(live, file, marks, sha2::Digest::new(), (0, size), touched))
+        Ok(Upload::new(live, file, marks, Standing::nowhere(), size, touched))
+    }
+
+    /// Asks whoever writes to an upload to stop: the client has come back
+    /// before the hub saw that it was gone. What this returns ends when the
+    /// upload is free; nothing if it is.
+    pub fn ask_for(&self, system: &SystemId, sha256: &Digest) -> Option<CancellationToken> {
+        let hold = self.live().get(&(system.clone(), *sha256)).cloned()?;
+        hold.wanted.cancel();
+        Some(hold.given_up)
     }
 
     /// Forgets that a system has finished an upload, or what it has brought of
@@ -165,7 +185,7 @@ impl Vault {
             if surplus == 0 {
                 break;
             }
-            if !self.live().contains(&(system.clone(), digest)) {
+            if !self.live().contains_key(&(system.clone(), digest)) {
                 self.remove_upload(system, &digest)?;
                 surplus -= 1;
             }
@@ -184,13 +204,15 @@ impl Vault {
 
     fn enter(&self, system: &SystemId, sha256: &Digest) -> Result<Live> {
         let upload = (system.clone(), *sha256);
-        if !self.live().insert(upload.clone()) {
-            return Err(busy());
-        }
-        Ok(Live { vault: self.clone(), upload })
+        let hold = Hold::default();
+        match self.live().entry(upload.clone()) {
+            Entry::Occupied(_) => return Err(busy()),
+            Entry::Vacant(vacant) => vacant.insert(hold.clone()),
+        };
+        Ok(Live { vault: self.clone(), upload, hold })
     }
 
-    fn live(&self) -> MutexGuard<'_, HashSet<(SystemId, Digest)>> {
+    fn live(&self) -> MutexGuard<'_, HashMap<(SystemId, Digest), Hold>> {
         self.0.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -220,9 +242,14 @@ const MARK: &str = ".mark";
 struct Live {
     vault: Vault,
     upload: (SystemId, Digest),
+    hold: Hold,
 }
 
 impl Live {
+    fn sha256(&self) -> &Digest {
+        &self.upload.1
+    }
+
     /// Takes a verified part into `objects`. The document may be there
     /// already: then the same bytes take its place, by the same steps.
     fn take_over(&self, in_place: bool) -> io::Result<()> {
@@ -247,6 +274,7 @@ impl Live {
 impl Drop for Live {
     fn drop(&mut self) {
         self.vault.live().remove(&self.upload);
+        self.hold.given_up.cancel();
     }
 }
 

@@ -25,13 +25,20 @@ fn bytes_of(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at / 7 + at % 251) as u8 | 1).collect()
 }
 
-/// Brings a document from where it stands.
+/// Brings a document from where it stands, from its beginning if what was
+/// there is damaged.
 fn bring(vault: &Vault, system: &SystemId, bytes: &[u8], chunk: usize) -> Result<()> {
     let mut upload = vault.begin(system, &Digest::of(bytes), bytes.len() as u64)?;
+    let resumed = upload.committed() > 0;
     for part in bytes[upload.committed() as usize..].chunks(chunk) {
         upload.append(part)?;
     }
-    upload.finish()
+    match upload.finish() {
+        Err(Error::Refused(refusal)) if resumed && refusal.reason == Reason::OffsetMismatch => {
+            bring(vault, system, bytes, chunk)
+        }
+        result => result,
+    }
 }
 
 fn reason(error: Error) -> Reason {
@@ -237,6 +244,101 @@ fn damage_in_the_vault_is_noticed_by_readers_and_healed_by_uploads() {
         bring(&vault, &system("moh"), &bytes, 1_000).unwrap();
         vault.open_document(&sha256).unwrap().verify().unwrap();
     }
+}
+
+fn part_of(vault: &Vault, system: &SystemId, bytes: &[u8]) -> std::path::PathBuf {
+    vault.part(system, &Digest::of(bytes))
+}
+
+#[test]
+fn going_on_reads_only_what_came_after_the_last_sync() {
+    let disk = MemoryDisk::default();
+    let (vault, moh, bytes) = (vault(&disk), system("moh"), bytes_of(300_000));
+    let (sha256, size) = (Digest::of(&bytes), bytes.len() as u64);
+    let mut upload = vault.begin(&moh, &sha256, size).unwrap();
+    upload.append(&bytes[..100_001]).unwrap();
+    upload.sync().unwrap();
+    upload.append(&bytes[100_001..200_003]).unwrap();
+    drop(upload);
+    let part = part_of(&vault, &moh, &bytes);
+    // not looked at again, however much it is
+    disk.damage(&part, |bytes| bytes[5] ^= 1).unwrap();
+    assert_eq!(vault.begin(&moh, &sha256, size).unwrap().committed(), 200_003);
+    // looked at again
+    disk.damage(&part, |bytes| bytes[150_000] ^= 1).unwrap();
+    assert_eq!(vault.begin(&moh, &sha256, size).unwrap().committed(), 100_001);
+    disk.damage(&part, |bytes| bytes[150_000] ^= 1).unwrap();
+    // but the whole is, before it becomes a document
+    let mut upload = vault.begin(&moh, &sha256, size).unwrap();
+    let from = upload.committed() as usize;
+    upload.append(&bytes[from..]).unwrap();
+    match upload.finish().unwrap_err() {
+        Error::Refused(refusal) => {
+            assert_eq!(refusal.reason, Reason::OffsetMismatch);
+            assert!(refusal.facts.iter().any(|(name, value)| *name == "committed_bytes" && value == "0"));
+        }
+        Error::Fault(fault) => panic!("{}", fault.chain()),
+    }
+    assert!(!vault.has(&sha256).unwrap());
+    assert_eq!(vault.committed(&moh, &sha256, size).unwrap(), 0, "it begins again");
+    bring(&vault, &moh, &bytes, 70_000).unwrap();
+    vault.open_document(&sha256).unwrap().verify().unwrap();
+}
+
+#[test]
+fn marks_without_a_hasher_are_still_read() {
+    let disk = MemoryDisk::default();
+    let (vault, moh, bytes) = (vault(&disk), system("moh"), bytes_of(50_000));
+    let (sha256, size) = (Digest::of(&bytes), bytes.len() as u64);
+    let mut upload = vault.begin(&moh, &sha256, size).unwrap();
+    upload.append(&bytes[..20_000]).unwrap();
+    upload.sync().unwrap();
+    upload.append(&bytes[20_000..30_000]).unwrap();
+    drop(upload);
+    // as version 1 wrote them: no hasher
+    let old = |mark: &mut [u8]| {
+        mark[..4].copy_from_slice(b"AXM1");
+        mark[64..].fill(0);
+        let crc = crc32fast::hash(&mark[8..64]).to_le_bytes();
+        mark[4..8].copy_from_slice(&crc);
+    };
+    let mark = vault.mark(&moh, &sha256);
+    disk.damage(&mark, |bytes| [0, 512].into_iter().for_each(|at| old(&mut bytes[at..at + 168]))).unwrap();
+    assert_eq!(vault.committed(&moh, &sha256, size).unwrap(), 30_000);
+    assert_eq!(vault.begin(&moh, &sha256, size).unwrap().committed(), 30_000);
+    // a hasher that does not stand where its mark says is no better than none
+    let mut upload = vault.begin(&moh, &sha256, size).unwrap();
+    upload.append(&bytes[30_000..40_000]).unwrap();
+    upload.sync().unwrap();
+    drop(upload);
+    disk.damage(&mark, |bytes| {
+        for at in [0, 512] {
+            bytes[at + 70] ^= 1;
+            let crc = crc32fast::hash(&bytes[at + 8..at + 168]).to_le_bytes();
+            bytes[at + 4..at + 8].copy_from_slice(&crc);
+        }
+    })
+    .unwrap();
+    let mut upload = vault.begin(&moh, &sha256, size).unwrap();
+    assert_eq!(upload.committed(), 40_000);
+    upload.append(&bytes[40_000..]).unwrap();
+    upload.finish().unwrap();
+    vault.open_document(&sha256).unwrap().verify().unwrap();
+}
+
+#[test]
+fn a_client_that_comes_back_is_let_in() {
+    let disk = MemoryDisk::default();
+    let (vault, moh, sha256) = (vault(&disk), system("moh"), Digest::of(b"abc"));
+    assert!(vault.ask_for(&moh, &sha256).is_none(), "nobody has it");
+    let upload = vault.begin(&moh, &sha256, 3).unwrap();
+    assert!(!upload.wanted().is_cancelled());
+    assert!(vault.ask_for(&system("moj"), &sha256).is_none(), "another's is another's");
+    let given_up = vault.ask_for(&moh, &sha256).unwrap();
+    assert!(upload.wanted().is_cancelled() && !given_up.is_cancelled());
+    drop(upload);
+    assert!(given_up.is_cancelled());
+    assert!(!vault.begin(&moh, &sha256, 3).unwrap().wanted().is_cancelled());
 }
 
 #[test]

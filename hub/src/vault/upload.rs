@@ -1,10 +1,13 @@
 //! One document on its way in, hashed as it comes. Becomes an object only
-//! when size and SHA-256 are what was declared.
+//! when size and SHA-256 are what was declared; one that was interrupted is
+//! read again first, once and whole, because what the hasher saw may have lain
+//! on the disk for days.
 
 use std::{io, sync::Arc};
 
 use axis_proto::{hub::v1::Reason, id::Digest, limits::UPLOAD_CHUNK_BYTES_MAX};
 use sha2::{Digest as _, Sha256};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     DiskFile, Live,
@@ -16,7 +19,7 @@ use crate::{
 };
 
 /// Bytes read at once when what is there is hashed again.
-const READ_BYTES: usize = 256 * 1024;
+const READ_BYTES: usize = 1024 * 1024;
 
 /// An upload that this holder alone writes to. What was appended stays when
 /// it is dropped; it blocks, so it belongs on a thread that may.
@@ -30,9 +33,29 @@ pub struct Upload {
     synced: u64,
     size: u64,
     touched: u64,
+    /// Whether some of the bytes were there before, and have to be read again
+    /// before they are believed.
+    resumed: bool,
     /// Whether the bytes are in `objects` already, brought by this system.
     in_place: bool,
     failed: bool,
+}
+
+/// Where an upload goes on.
+#[derive(Debug, Clone)]
+pub(super) struct Standing {
+    pub(super) committed: u64,
+    /// Up to where it is durable.
+    pub(super) synced: u64,
+    /// What it has seen of the bytes up to `committed`.
+    pub(super) hasher: Sha256,
+}
+
+impl Standing {
+    /// Nothing is there.
+    pub(super) fn nowhere() -> Self {
+        Self { committed: 0, synced: 0, hasher: Sha256::new() }
+    }
 }
 
 impl Upload {
@@ -40,12 +63,13 @@ impl Upload {
         live: Live,
         file: Arc<dyn DiskFile>,
         marks: Marks,
-        hasher: Sha256,
-        (committed, size): (u64, u64),
+        standing: Standing,
+        size: u64,
         touched: u64,
     ) -> Self {
-        let in_place = false;
-        Self { live, file, marks, hasher, committed, synced: 0, size, touched, in_place, failed: false }
+        let Standing { committed, synced, hasher } = standing;
+        let (resumed, in_place, failed) = (committed > 0, false, false);
+        Self { live, file, marks, hasher, committed, synced, size, touched, resumed, in_place, failed }
     }
 
     pub(super) fn in_place(self) -> Self {
@@ -60,6 +84,12 @@ impl Upload {
     /// Bytes of the document.
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Ends when the client has come back on another stream and wants to go on
+    /// there.
+    pub fn wanted(&self) -> CancellationToken {
+        self.live.hold.wanted.clone()
     }
 
     /// Adds the next bytes, at most a chunk.
@@ -96,13 +126,21 @@ impl Upload {
                 .fact("committed_bytes", self.committed);
             return Err(refusal.into());
         }
-        let (found, declared) = (Digest::from(self.mark().sha256), self.live.upload.1);
+        let (found, declared) = (Digest::from(self.mark().sha256), *self.live.sha256());
         if found != declared {
             self.live.discard()?;
             let refusal = Refusal::new(Reason::DigestMismatch)
                 .at("sha256", Reason::DigestMismatch, found)
                 .fact("expected_digest", declared)
                 .fact("actual_digest", found);
+            return Err(refusal.into());
+        }
+        if self.resumed && !self.holds(&declared)? {
+            // the disk's fault, not the client's: it begins again by itself
+            self.live.discard()?;
+            let refusal = Refusal::new(Reason::OffsetMismatch)
+                .at("start.offset", Reason::OffsetMismatch, self.size)
+                .fact("committed_bytes", 0);
             return Err(refusal.into());
         }
         if self.file.len()? != self.size {
@@ -124,37 +162,56 @@ impl Upload {
         })
     }
 
+    /// Whether the bytes on the disk are still what they were.
+    fn holds(&self, sha256: &Digest) -> io::Result<bool> {
+        let mut whole = Standing::nowhere();
+        hash_up_to(&*self.file, &mut whole, self.size)?;
+        Ok(whole.committed == self.size && whole.hasher.finalize()[..] == *sha256.as_bytes())
+    }
+
     fn mark(&self) -> Mark {
-        Mark {
-            size: self.size,
-            committed: self.committed,
-            touched: self.touched,
-            sha256: self.hasher.clone().finalize().into(),
-        }
+        Mark::at(self.size, self.committed, self.touched, &self.hasher)
     }
 }
 
-/// Hashes what is there of an upload up to the latest mark that holds. `None`
-/// if none does.
-pub(super) fn resume(file: &dyn DiskFile, marks: &Marks, size: u64) -> io::Result<Option<(u64, Sha256)>> {
-    let mut candidates: Vec<&Mark> = marks.candidates().filter(|mark| mark.size == size).collect();
-    candidates.sort_unstable_by_key(|mark| mark.committed);
-    let mut found = None;
-    let (mut at, mut hasher) = (0, Sha256::new());
-    let mut buffer = vec![0; READ_BYTES];
-    for mark in candidates {
-        while at < mark.committed {
-            let wanted = (mark.committed - at).min(READ_BYTES as u64) as usize;
-            let count = file.read_at(at, &mut buffer[..wanted])?;
-            if count == 0 {
-                return Ok(found);
-            }
-            hasher.update(&buffer[..count]);
-            at += count as u64;
+/// Where an upload stands: at the latest mark that holds. What is behind the
+/// last sync is read again, because lost power may have taken it; what is
+/// before it only if its mark does not say where the hasher stood.
+pub(super) fn resume(file: &dyn DiskFile, marks: &Marks, size: u64) -> io::Result<Option<Standing>> {
+    let held = file.len()?;
+    let there = |mark: &&Mark| mark.size == size && mark.committed <= held;
+    let durable = marks.durable().filter(there);
+    let mut at = match durable {
+        Some(Mark { committed, hasher: Some(hasher), .. }) => {
+            Standing { committed: *committed, synced: *committed, hasher: hasher.clone() }
         }
-        if hasher.clone().finalize()[..] == mark.sha256 {
-            found = Some((at, hasher.clone()));
+        _ => Standing::nowhere(),
+    };
+    let synced = durable.map_or(0, |mark| mark.committed);
+    let mut found = (at.committed > 0).then(|| at.clone());
+    let mut candidates: Vec<&Mark> = marks.candidates().filter(there).collect();
+    candidates.sort_unstable_by_key(|mark| mark.committed);
+    for mark in candidates {
+        hash_up_to(file, &mut at, mark.committed)?;
+        if at.committed == mark.committed && at.hasher.clone().finalize()[..] == mark.sha256 {
+            found = Some(Standing { synced: synced.min(at.committed), ..at.clone() });
         }
     }
     Ok(found)
+}
+
+/// Hashes a file's bytes from where the hasher stands; less if it ends before.
+fn hash_up_to(file: &dyn DiskFile, at: &mut Standing, end: u64) -> io::Result<()> {
+    let left = usize::try_from(end.saturating_sub(at.committed)).unwrap_or(READ_BYTES);
+    let mut buffer = vec![0; READ_BYTES.min(left)];
+    while at.committed < end {
+        let wanted = (end - at.committed).min(buffer.len() as u64) as usize;
+        let count = file.read_at(at.committed, &mut buffer[..wanted])?;
+        if count == 0 {
+            break;
+        }
+        at.hasher.update(&buffer[..count]);
+        at.committed += count as u64;
+    }
+    Ok(())
 }

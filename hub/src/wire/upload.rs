@@ -52,7 +52,12 @@ pub(super) async fn receive(call: &Call, mut inbound: Streaming<UploadRequest>) 
     }
     call.context.committer.takes_documents()?;
     let system = call.system().clone();
+    if let Some(given_up) = call.context.vault.ask_for(&system, &sha256) {
+        // a link that broke without a word: its stream here still waits
+        let _ = timeout(limits::UPLOAD_HANDOVER_TIMEOUT, given_up.cancelled()).await;
+    }
     let mut upload = call.blocking(move |context| context.vault.begin(&system, &sha256, size)).await?;
+    let wanted = upload.wanted();
     if upload.committed() != offset {
         let refusal = Refusal::new(Reason::OffsetMismatch)
             .at("start.offset", Reason::OffsetMismatch, offset)
@@ -60,7 +65,15 @@ pub(super) async fn receive(call: &Call, mut inbound: Streaming<UploadRequest>) 
         return Err(refusal.into());
     }
     while upload.committed() < size {
-        match next(&mut inbound).await? {
+        let part = tokio::select! {
+            biased;
+            () = wanted.cancelled() => {
+                let busy = Refusal::new(Reason::Busy).retry_after_ms(limits::UPLOAD_BUSY_RETRY_MS);
+                return Err(busy.into());
+            }
+            part = next(&mut inbound) => part?,
+        };
+        match part {
             Some(Part::Chunk(chunk)) => {
                 // said again: a large document may fill the disk while it comes
                 if let Err(full) = call.context.committer.takes_documents() {
