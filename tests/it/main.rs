@@ -6,4 +6,5 @@ mod exchange;
 mod mailbox;
 mod refusals;
 mod rights;
+mod seeded;
 mod streams;

@@ -41,6 +41,19 @@ impl TestHub {
         Ok(hub)
     }
 
+    /// Makes a hub with a past and starts it. Its systems are
+    /// [`crate::seed::home`].
+    pub async fn seeded(plan: crate::seed::Plan) -> anyhow::Result<Self> {
+        crate::log();
+        let dir = TempDir::new()?;
+        let path = dir.path().join("hub");
+        let seeded = tokio::task::spawn_blocking(move || crate::seed::seed(&path, &plan, &mut |_| {}));
+        let verifier_key = seeded.await??.verifier_key;
+        let mut hub = Self { dir, verifier_key, clock: Clock::system(), hub: None };
+        hub.resume().await?;
+        Ok(hub)
+    }
+
     /// The hub's directory.
     pub fn path(&self) -> PathBuf {
         self.dir.path().join("hub")

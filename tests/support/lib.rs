@@ -6,6 +6,7 @@ mod hub;
 mod ministry;
 mod process;
 mod raw;
+pub mod seed;
 
 use std::time::Duration;
 

@@ -12,7 +12,7 @@ use std::sync::{
 use axis_proto::hub::v1::Reason;
 use tokio::sync::{oneshot, watch};
 
-pub use writer::{CommitError, Parts, WriterHandle, create_log, replay, start};
+pub use writer::{CommitError, Parts, WriterHandle, append, create_log, replay, start};
 
 use crate::{
     clock::Clock,

@@ -328,8 +328,13 @@ impl Writer {
 }
 
 /// Appends records as one batch under a signed checkpoint, durably, and then
-/// shows them to the tree's readers.
-fn append(
+/// shows them to the tree's readers. For the writer; and, while no hub runs,
+/// for whoever makes a journal.
+///
+/// # Errors
+/// If the journal or the tree did not take them: nothing may be appended after
+/// that.
+pub fn append(
     journal: &mut dyn Journal,
     tree: &mut Tree,
     signer: &CheckpointSigner,

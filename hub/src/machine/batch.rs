@@ -67,6 +67,11 @@ impl<'a> Batch<'a> {
         self.record(Event::LogOpened(opened), &[], Vec::new())
     }
 
+    /// The state as the records so far have left it.
+    pub fn state(&self) -> &dyn Read {
+        &self.draft
+    }
+
     /// Number of records so far, and of their bytes with cargo.
     pub fn weight(&self) -> (usize, usize) {
         (self.entries.len(), self.bytes)

@@ -1,0 +1,38 @@
+//! `bench`: figures of a real hub, and what it takes to get them. Asserts
+//! nothing about time: counts are tests, times are read by people.
+//!
+//! ```text
+//! bench seed-journal N --dir HUB     a hub with N envelopes that wait
+//! ```
+
+mod seed;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "bench", about = "Figures of a real hub, and what it takes to get them")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make a hub with a long past, or add to one that was made so
+    SeedJournal(seed::Args),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Args::parse().command {
+        Command::SeedJournal(args) => seed::run(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
