@@ -15,7 +15,7 @@ use bytes::Bytes;
 use crate::{
     error::{Error, Refusal, Result},
     limits::{self, Millis},
-    machine::{Signed, Submit, query},
+    machine::{Kept, Signed, Submit, query},
     state::{Read, State, read_once},
     verify::{Verified, field_of},
 };
@@ -51,7 +51,13 @@ pub fn admit(
         in_time(&envelope, ground.now_ms)?;
         riding_along(&envelope, documents)?
     };
-    Ok(Submit { system: caller.clone(), envelope, signed: verified.into_signed(), documents })
+    Ok(Submit {
+        system: caller.clone(),
+        envelope,
+        signed: verified.into_signed(),
+        documents,
+        kept: Kept::default(),
+    })
 }
 
 /// Admits an acknowledgement.

@@ -11,6 +11,8 @@ use std::{
 use axis_proto::id::HubId;
 use serde::Deserialize;
 
+use crate::{limits, machine::Kept};
+
 /// The file inside the hub's directory.
 pub const FILE_NAME: &str = "hub.toml";
 
@@ -30,6 +32,8 @@ pub struct Config {
     pub public: Public,
     /// Identity of systems.
     pub tls: Tls,
+    /// How long what is settled is kept.
+    pub retention: Retention,
     /// What is logged.
     pub log: Log,
 }
@@ -68,6 +72,60 @@ pub struct Tls {
     pub trusted_authorities: Vec<PathBuf>,
     /// How long the certificates last that the hub signs, in days.
     pub certificate_days: u32,
+}
+
+/// How long what is settled is kept. Each envelope is promised at its
+/// acceptance what holds then.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retention {
+    /// Content, in days after the last settlement.
+    pub cargo_days: u64,
+    /// What Track and re-submission know, in days after the last settlement.
+    pub summary_days: u64,
+    /// How far back a feed can be read, in days.
+    pub feed_days: u64,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        let days = |ms: u64| ms / limits::DAY_MS;
+        Self {
+            cargo_days: days(limits::CARGO_KEPT_MS),
+            summary_days: days(limits::SUMMARY_KEPT_MS),
+            feed_days: days(limits::FEED_KEPT_MS),
+        }
+    }
+}
+
+impl Retention {
+    /// What an envelope is promised.
+    pub fn kept(&self) -> Kept {
+        Kept { cargo_ms: self.cargo_days * limits::DAY_MS, summary_ms: self.summary_days * limits::DAY_MS }
+    }
+
+    /// How far back a feed can be read.
+    pub fn feed_ms(&self) -> u64 {
+        self.feed_days * limits::DAY_MS
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let most = limits::KEPT_MAX_MS / limits::DAY_MS;
+        for (key, days, least_ms) in [
+            ("cargo_days", self.cargo_days, limits::CARGO_KEPT_MIN_MS),
+            ("summary_days", self.summary_days, limits::SUMMARY_KEPT_MIN_MS),
+            ("feed_days", self.feed_days, limits::FEED_KEPT_MIN_MS),
+        ] {
+            let least = least_ms / limits::DAY_MS;
+            if !(least..=most).contains(&days) {
+                return Err(format!("retention.{key}: {least} to {most}"));
+            }
+        }
+        if self.summary_days < self.cargo_days {
+            return Err("retention.summary_days: at least cargo_days".to_owned());
+        }
+        Ok(())
+    }
 }
 
 /// What is logged.
@@ -152,6 +210,8 @@ struct File {
     #[serde(default)]
     tls: Tls,
     #[serde(default)]
+    retention: Retention,
+    #[serde(default)]
     log: Log,
 }
 
@@ -164,6 +224,7 @@ impl Config {
             listen: Listen::default(),
             public: Public::default(),
             tls: Tls::default(),
+            retention: Retention::default(),
             log: Log::default(),
         }
     }
@@ -198,8 +259,9 @@ impl Config {
         if !(1..=3_660).contains(&file.tls.certificate_days) {
             return Err(invalid("tls.certificate_days: 1 to 3660".to_owned()));
         }
-        let File { listen, public, tls, log, .. } = file;
-        Ok(Self { dir: dir.to_owned(), hub_id, listen, public, tls, log })
+        file.retention.check().map_err(invalid)?;
+        let File { listen, public, tls, retention, log, .. } = file;
+        Ok(Self { dir: dir.to_owned(), hub_id, listen, public, tls, retention, log })
     }
 
     /// The settings as the text of a `hub.toml`, every key explained.
@@ -277,6 +339,29 @@ impl Config {
                     "How long the certificates last that the hub signs, in days.",
                     "certificate_days",
                     self.tls.certificate_days.to_string(),
+                ),
+            ],
+        );
+        section(
+            "retention",
+            &[
+                (
+                    "Days after its last settlement that the content of an envelope is kept, 1 to 36500.\n\
+                     Its records, digests and proofs stay for ever. An envelope keeps what held when it was\n\
+                     accepted.",
+                    "cargo_days",
+                    self.retention.cargo_days.to_string(),
+                ),
+                (
+                    "Days after its last settlement that Track and re-submission know an envelope; at least\n\
+                     61, and not less than cargo_days.",
+                    "summary_days",
+                    self.retention.summary_days.to_string(),
+                ),
+                (
+                    "Days that a system's feed can be read back; at least 30.",
+                    "feed_days",
+                    self.retention.feed_days.to_string(),
                 ),
             ],
         );
@@ -407,6 +492,7 @@ mod tests {
         config.public.names = vec!["hub \"two\"".to_owned(), "10.0.0.1".to_owned()];
         config.tls.trusted_authorities = vec!["keys/other.crt".into()];
         config.log.format = LogFormat::Json;
+        config.retention = Retention { cargo_days: 1, summary_days: 61, feed_days: 30 };
         assert_eq!(parse(&config.render()).unwrap(), config);
     }
 
@@ -433,6 +519,10 @@ mod tests {
         check("hub_id = \"a\"\n[listen]\nsystem = \"127.0.0.1:1\"", "system");
         check("hub_id = \"a\"\n[public]\nsystems = \"axis.example\"", "host:port");
         check("hub_id = \"a\"\n[tls]\ncertificate_days = 0", "certificate_days");
+        check("hub_id = \"a\"\n[retention]\ncargo_days = 0", "retention.cargo_days: 1 to");
+        check("hub_id = \"a\"\n[retention]\nsummary_days = 60", "retention.summary_days: 61 to");
+        check("hub_id = \"a\"\n[retention]\nsummary_days = 80", "at least cargo_days");
+        check("hub_id = \"a\"\n[retention]\nfeed_days = 29", "retention.feed_days: 30 to");
         check("hub_id = \"a\"\n[tls]\ndays = 9", "`tls.days` is now called `tls.certificate_days`");
     }
 

@@ -49,6 +49,25 @@ pub const CREATED_AHEAD_MAX_MS: Millis = 5 * MINUTE_MS;
 pub const EXPIRY_WARNING_MS: Millis = 3 * DAY_MS;
 /// How long an uploaded document is kept without being named.
 pub const UPLOAD_PINNED_MS: Millis = 7 * DAY_MS;
+/// How long content is kept after the last settlement, unless `hub.toml` says
+/// otherwise.
+pub const CARGO_KEPT_MS: Millis = 90 * DAY_MS;
+/// The shortest time that `hub.toml` may name for it.
+pub const CARGO_KEPT_MIN_MS: Millis = DAY_MS;
+/// How long an envelope is known to Track and re-submission after its last
+/// settlement, unless `hub.toml` says otherwise.
+pub const SUMMARY_KEPT_MS: Millis = 400 * DAY_MS;
+/// The shortest time that `hub.toml` may name for it: ids are remembered for
+/// 60 days after `created`, which may be some minutes ahead of us.
+pub const SUMMARY_KEPT_MIN_MS: Millis = 61 * DAY_MS;
+/// How long a feed can be read back, unless `hub.toml` says otherwise.
+pub const FEED_KEPT_MS: Millis = 400 * DAY_MS;
+/// The shortest time that `hub.toml` may name for it.
+pub const FEED_KEPT_MIN_MS: Millis = 30 * DAY_MS;
+/// The longest time that `hub.toml` may name for any of them.
+pub const KEPT_MAX_MS: Millis = 36_500 * DAY_MS;
+/// How long a purge waits for the second operator.
+pub const PURGE_REQUEST_MS: Millis = DAY_MS;
 /// How long an enrolment token lives.
 pub const TOKEN_MS: Millis = DAY_MS;
 /// A jump of the wall clock against the monotonic one that is not trusted.
@@ -101,6 +120,14 @@ pub const COMMIT_QUEUE_MAX: usize = 4_096;
 pub const TICK_RECORDS_MAX: usize = 512;
 /// Most expired envelopes that one tick looks at.
 pub const TICK_EXPIRES_MAX: usize = 8_192;
+/// Most deliveries that one tick forgets: each is three or four keys.
+pub const FORGET_MAX: u32 = 512;
+/// Most deliveries that one step of a purge returns.
+pub const PURGE_RETURNS_MAX: usize = 512;
+/// Most digests in one record: they must fit its 16 KiB.
+pub const DIGESTS_IN_RECORD_MAX: usize = 400;
+/// Most entries of a feed that one record trims.
+pub const FEED_TRIM_MAX: usize = 512;
 /// Most recipients of one Consigned record.
 pub const CONSIGN_MAX: usize = 512;
 /// Bytes of recent batches that are kept in memory for receipts and

@@ -325,7 +325,13 @@ impl Party {
             ..Envelope::default()
         };
         let signed = self.signed(PayloadType::Envelope, envelope.encode_to_vec());
-        Submit { system: self.system.clone(), envelope, signed, documents: vec![document] }
+        Submit {
+            system: self.system.clone(),
+            envelope,
+            signed,
+            documents: vec![document],
+            kept: Default::default(),
+        }
     }
 }
 

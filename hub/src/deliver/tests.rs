@@ -28,7 +28,7 @@ use crate::{
     error::{Error, Result},
     evidence::{Evidence, Tree},
     journal::{Journal as _, JournalReader, segments::SegmentJournal},
-    machine::{Command, Outcome, Signed, Submit, query},
+    machine::{Command, Kept, Outcome, Signed, Submit, query},
     observe::{Metrics, Readiness},
     state::{Draft, State, memory::MemoryState, read_once},
 };
@@ -162,7 +162,13 @@ impl World {
             key_ids: vec![secret().public().key_id()],
             certificate: Digest::of(b"vpcp"),
         };
-        let submit = Submit { system: system("vpcp"), envelope, signed, documents: vec![content] };
+        let submit = Submit {
+            system: system("vpcp"),
+            envelope,
+            signed,
+            documents: vec![content],
+            kept: Kept::default(),
+        };
         let outcome = self.ok(Command::Submit(Box::new(submit))).await;
         DeliveryId { envelope_sequence: outcome.sequence().expect("accepted"), recipient_index: 0 }
     }

@@ -131,7 +131,14 @@ fn add_concerned(record: &Record, cargo: &[Bytes], systems: &mut BTreeSet<String
             | Event::Uploaded(_)
             | Event::EnrolmentTokenIssued(_)
             | Event::SnapshotTaken(_)
-            | Event::ClockConfirmed(_),
+            | Event::ClockConfirmed(_)
+            | Event::Erased(_)
+            | Event::Forgotten(_)
+            | Event::DocumentsCollected(_)
+            | Event::PurgeRequested(_)
+            | Event::PurgeConfirmed(_)
+            | Event::FeedTrimmed(_)
+            | Event::GrantsLapsed(_),
         ) => None,
         None => return false,
     };

@@ -2,19 +2,24 @@
 //! keeps a small model of its own and shares nothing with the machine, so
 //! that the two cannot be wrong together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use axis_proto::{
     id::Digest,
     note::CheckpointVerifier,
     record::v1::{
-        CargoKind, ConsignmentLeaf, Delivery, LeafList, RecipientLeaf, Record, Settlement, record::Event,
+        CargoKind, ConsignmentLeaf, Delivery, ErasureCause, LeafList, RecipientLeaf, Record, Settlement,
+        record::Event,
     },
     tree,
 };
+use bytes::Bytes;
 use prost::Message;
 
+use self::leaving::in_vault;
 use crate::{journal::Batch, limits};
+
+mod leaving;
 
 /// One thing that is not as it must be.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -62,6 +67,35 @@ struct Envelope {
     recipient_count: u32,
     consigned: u32,
     settled: u32,
+    created_unix_ms: u64,
+    cargo_kept_ms: u64,
+    summary_kept_ms: u64,
+    settled_unix_ms: u64,
+    erased: Option<ErasureCause>,
+    forgotten: u32,
+    /// Digests of its documents in the vault.
+    documents: Vec<Bytes>,
+    /// The first record of its that has lost cargo.
+    bare: Option<u64>,
+    purge: Option<Purge>,
+    /// Sender and the sender's id.
+    id: (String, Vec<u8>),
+}
+
+/// A purge in the checker's own model.
+#[derive(Debug, Clone)]
+struct Purge {
+    requested_sequence: u64,
+    requested_by: String,
+    lapses_unix_ms: u64,
+    confirmed_by: String,
+}
+
+/// A feed: the last number, and when each that can be read was recorded.
+#[derive(Debug, Clone, Default)]
+struct Feed {
+    high: u64,
+    kept: VecDeque<u64>,
 }
 
 /// Checks batches in order.
@@ -72,11 +106,15 @@ pub struct Checker {
     size: u64,
     last_ms: u64,
     directory_version: u64,
-    feeds: BTreeMap<String, u64>,
+    feeds: BTreeMap<String, Feed>,
     mailboxes: BTreeMap<String, u64>,
     envelopes: BTreeMap<u64, Envelope>,
     ids: BTreeMap<(String, Vec<u8>), u64>,
     deliveries: BTreeMap<(u64, u32), Course>,
+    /// How many envelopes name a document.
+    named: BTreeMap<Bytes, u32>,
+    /// Until when uploads hold a document, by document and system.
+    pins: BTreeMap<(Bytes, String), u64>,
     counts: Counts,
     violations: Vec<Violation>,
 }
@@ -99,6 +137,8 @@ impl Checker {
             envelopes: BTreeMap::new(),
             ids: BTreeMap::new(),
             deliveries: BTreeMap::new(),
+            named: BTreeMap::new(),
+            pins: BTreeMap::new(),
             counts: Counts::default(),
             violations: Vec::new(),
         }
@@ -150,6 +190,10 @@ impl Checker {
             .collect();
         for sequence in open {
             self.report(Some(sequence), "past its deadline and not settled for everyone".into());
+        }
+        let bare: Vec<u64> = self.envelopes.values().filter_map(|envelope| envelope.bare).collect();
+        for sequence in bare {
+            self.report(Some(sequence), "cargo is missing of an envelope that was not erased".into());
         }
         (self.counts, self.violations)
     }
@@ -212,11 +256,12 @@ impl Checker {
             self.report(Some(at), "time goes back".into());
         }
         self.last_ms = self.last_ms.max(record.recorded_unix_ms);
-        self.cargo(at, &record, entry);
+        let bare = self.cargo(at, &record, entry);
         for place in &record.feeds {
-            let high = self.feeds.entry(place.system.clone()).or_default();
-            let expected = *high + 1;
-            *high = place.feed_sequence;
+            let feed = self.feeds.entry(place.system.clone()).or_default();
+            let expected = feed.high + 1;
+            feed.high = place.feed_sequence;
+            feed.kept.push_back(record.recorded_unix_ms);
             if place.feed_sequence != expected {
                 self.report(
                     Some(at),
@@ -225,20 +270,40 @@ impl Checker {
             }
         }
         self.event(at, &record, entry);
+        if bare {
+            self.bare(at, &record);
+        }
     }
 
-    fn cargo(&mut self, at: u64, record: &Record, entry: &crate::journal::Entry) {
+    /// Whether some of a record's cargo was erased. Lists never are.
+    fn cargo(&mut self, at: u64, record: &Record, entry: &crate::journal::Entry) -> bool {
+        let mut bare = false;
         if record.cargo.len() != entry.cargo.len() {
             let (named, held) = (record.cargo.len(), entry.cargo.len());
             self.report(Some(at), format!("the record names {named} pieces of cargo and {held} are there"));
         }
         for (named, bytes) in record.cargo.iter().zip(&entry.cargo) {
+            if bytes.is_empty() && named.size > 0 && leaving::is_content(named.kind()) {
+                bare = true;
+                continue;
+            }
             if named.size != bytes.len() as u64 || named.sha256 != Digest::of(bytes).as_bytes()[..] {
                 self.report(
                     Some(at),
                     format!("cargo {} is not what the record binds", named.kind().as_str_name()),
                 );
             }
+        }
+        bare
+    }
+
+    /// Cargo is missing: an envelope's, which must be erased by the end.
+    fn bare(&mut self, at: u64, record: &Record) {
+        let envelope = leaving::envelope_of(record).and_then(|sequence| self.envelopes.get_mut(&sequence));
+        match envelope {
+            Some(envelope) if envelope.erased.is_none() => envelope.bare = envelope.bare.or(Some(at)),
+            Some(_) => {}
+            None => self.report(Some(at), "its cargo is gone, and no envelope of its was erased".into()),
         }
     }
 
@@ -263,7 +328,7 @@ impl Checker {
                     self.report(Some(at), "the recipients are not a sorted list of the stated length".into());
                 }
                 let id = (event.sender.clone(), event.envelope_id.to_vec());
-                if let Some(before) = self.ids.insert(id, at) {
+                if let Some(before) = self.ids.insert(id.clone(), at) {
                     self.report(Some(at), format!("the same envelope id was accepted at {before}"));
                 }
                 self.counts.envelopes += 1;
@@ -277,8 +342,21 @@ impl Checker {
                         recipient_count: event.recipient_count,
                         consigned: 0,
                         settled: 0,
+                        created_unix_ms: event.created_unix_ms,
+                        cargo_kept_ms: event.cargo_kept_ms,
+                        summary_kept_ms: event.summary_kept_ms,
+                        settled_unix_ms: 0,
+                        erased: None,
+                        forgotten: 0,
+                        documents: in_vault(event),
+                        bare: None,
+                        purge: None,
+                        id,
                     },
                 );
+                for document in in_vault(event) {
+                    *self.named.entry(document).or_default() += 1;
+                }
             }
             Some(Event::Consigned(event)) => {
                 let Some(list) = list(CargoKind::ConsignmentList) else {
@@ -286,13 +364,20 @@ impl Checker {
                 };
                 self.consigned(at, record.recorded_unix_ms, event, &list);
             }
-            Some(Event::Leased(event)) => self.course(at, event.delivery.as_ref(), |course| {
-                let next = course.attempt + 1;
-                course.attempt = event.attempt;
-                let held = std::mem::replace(&mut course.leased, true);
-                let wrong = held || course.parked || course.settlement.is_some() || event.attempt != next;
-                wrong.then(|| format!("lease {} of a delivery that cannot be leased so", event.attempt))
-            }),
+            Some(Event::Leased(event)) => {
+                let sequence = event.delivery.as_ref().map(|delivery| delivery.envelope_sequence);
+                let envelope = sequence.and_then(|sequence| self.envelopes.get(&sequence));
+                if envelope.is_some_and(Envelope::is_purge_confirmed) {
+                    self.report(Some(at), "leased though it is being purged".into());
+                }
+                self.course(at, event.delivery.as_ref(), |course| {
+                    let next = course.attempt + 1;
+                    course.attempt = event.attempt;
+                    let held = std::mem::replace(&mut course.leased, true);
+                    let wrong = held || course.parked || course.settlement.is_some() || event.attempt != next;
+                    wrong.then(|| format!("lease {} of a delivery that cannot be leased so", event.attempt))
+                });
+            }
             Some(Event::LeaseExtended(event)) => self.course(at, event.delivery.as_ref(), |course| {
                 let wrong = !course.leased || course.attempt != event.attempt;
                 wrong.then(|| "a lease that is not held was extended".into())
@@ -332,6 +417,19 @@ impl Checker {
                     again || settlement != event.settlement() || settlement == Settlement::Unspecified;
                 wrong.then(|| "a late acceptance that does not fit".into())
             }),
+            Some(Event::Uploaded(event)) => {
+                let pin = self.pins.entry((event.sha256.clone(), event.system.clone())).or_default();
+                *pin = event.pinned_until_unix_ms.max(*pin);
+            }
+            Some(
+                Event::Erased(_)
+                | Event::Forgotten(_)
+                | Event::DocumentsCollected(_)
+                | Event::PurgeRequested(_)
+                | Event::PurgeConfirmed(_)
+                | Event::FeedTrimmed(_)
+                | Event::GrantsLapsed(_),
+            ) => self.leaving(at, record),
             Some(Event::DirectoryChanged(event)) => {
                 if event.directory_version != self.directory_version + 1 {
                     self.report(Some(at), format!("directory version {}", event.directory_version));
@@ -341,7 +439,6 @@ impl Checker {
             Some(
                 Event::LogOpened(_)
                 | Event::ExpiryWarned(_)
-                | Event::Uploaded(_)
                 | Event::EnrolmentTokenIssued(_)
                 | Event::SnapshotTaken(_)
                 | Event::ClockConfirmed(_),
@@ -367,7 +464,7 @@ impl Checker {
         if event.first_recipient_index != envelope.consigned
             || event.recipient_count as usize != list.leaves.len()
             || list.leaves.len() > limits::CONSIGN_MAX
-            || now_ms < envelope.not_before_unix_ms
+            || (now_ms < envelope.not_before_unix_ms && !envelope.is_purge_confirmed())
         {
             self.report(Some(at), "the range does not follow the one before, or comes too early".into());
         }
@@ -411,6 +508,9 @@ impl Checker {
     }
 
     fn settled(&mut self, at: u64, delivery: Option<&Delivery>, settlement: Settlement) {
+        let purged = delivery
+            .and_then(|delivery| self.envelopes.get(&delivery.envelope_sequence))
+            .is_some_and(Envelope::is_purge_confirmed);
         let by_recipient = matches!(settlement, Settlement::Acknowledged | Settlement::Rejected);
         let mut first = false;
         self.course(at, delivery, |course| {
@@ -420,7 +520,7 @@ impl Checker {
                 None if settlement == Settlement::Expired && course.leased => {
                     Some("expired while on lease".into())
                 }
-                None if settlement == Settlement::Returned && !course.parked => {
+                None if settlement == Settlement::Returned && !course.parked && !purged => {
                     Some("returned though not parked".into())
                 }
                 None => None,
@@ -435,6 +535,7 @@ impl Checker {
             self.counts.settled += 1;
             if let Some(envelope) = self.envelopes.get_mut(&delivery.envelope_sequence) {
                 envelope.settled += 1;
+                envelope.settled_unix_ms = self.last_ms;
             }
         }
     }

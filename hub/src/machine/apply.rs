@@ -13,6 +13,7 @@ use axis_proto::{
 };
 use prost::Message;
 
+use super::retention;
 use super::tables::{
     DeliveryRow, EnvelopeRow, KeyRow, MailboxRow, Meta, Timer, TokenRow, UploadRow, delivery_bytes, key,
     lane_of, row,
@@ -41,7 +42,8 @@ pub(super) fn apply_record(
     let mut meta: Meta = row(draft, &key::meta()).unwrap_or_default();
     meta.last_recorded_unix_ms = record.recorded_unix_ms;
     for place in &record.feeds {
-        draft.put(key::feed(&place.system, place.feed_sequence), record.sequence.to_be_bytes().to_vec());
+        let recorded = [record.recorded_unix_ms.to_be_bytes(), record.sequence.to_be_bytes()];
+        draft.put(key::feed(&place.system, place.feed_sequence), recorded.concat());
         edit_mailbox(draft, &place.system, |mailbox| mailbox.feed_high = place.feed_sequence);
     }
     let at = At { sequence: record.sequence, now: record.recorded_unix_ms };
@@ -59,16 +61,26 @@ pub(super) fn apply_record(
         Some(Event::Requeued(event)) => requeued(draft, at, event.delivery.as_ref()),
         Some(Event::Acknowledged(event)) => {
             settle(draft, at, event.delivery.as_ref(), DeliveryState::Acknowledged);
-            grant_documents(draft, event.delivery.as_ref());
+            grant_documents(draft, at, event.delivery.as_ref());
         }
         Some(Event::Rejected(event)) => settle(draft, at, event.delivery.as_ref(), DeliveryState::Rejected),
         Some(Event::Expired(event)) => expired(draft, at, event.delivery.as_ref()),
-        Some(Event::Returned(event)) => settle(draft, at, event.delivery.as_ref(), DeliveryState::Returned),
+        Some(Event::Returned(event)) => {
+            settle(draft, at, event.delivery.as_ref(), DeliveryState::Returned);
+            retention::returned(draft, event.delivery.as_ref());
+        }
         Some(Event::ExpiryWarned(event)) => expiry_warned(draft, event),
         Some(Event::LateAccepted(event)) => {
             edit_delivery(draft, event.delivery.as_ref(), |delivery| delivery.late_sequence = at.sequence);
-            grant_documents(draft, event.delivery.as_ref());
+            grant_documents(draft, at, event.delivery.as_ref());
         }
+        Some(Event::Erased(event)) => retention::erased(draft, at, event),
+        Some(Event::Forgotten(event)) => retention::forgotten(draft, event),
+        Some(Event::DocumentsCollected(event)) => retention::documents_collected(draft, event),
+        Some(Event::PurgeRequested(event)) => retention::purge_requested(draft, at, event),
+        Some(Event::PurgeConfirmed(event)) => retention::purge_confirmed(draft, event),
+        Some(Event::FeedTrimmed(event)) => retention::feed_trimmed(draft, event),
+        Some(Event::GrantsLapsed(event)) => retention::grants_lapsed(draft, event),
         Some(Event::Uploaded(event)) => grant(
             draft,
             &event.system,
@@ -91,10 +103,11 @@ pub(super) fn apply_record(
     Ok(())
 }
 
+/// Where a record is: its place and its time.
 #[derive(Clone, Copy)]
-struct At {
-    sequence: u64,
-    now: u64,
+pub(super) struct At {
+    pub sequence: u64,
+    pub now: u64,
 }
 
 /// The id of the delivery that a record speaks of.
@@ -122,6 +135,9 @@ fn accepted(draft: &mut Draft<'_>, at: At, record: &Record, event: &record::Acce
         expire_cursor: 0,
         leased_count: 0,
         warn_unix_ms: event.warn_unix_ms,
+        cargo_kept_ms: event.cargo_kept_ms,
+        summary_kept_ms: event.summary_kept_ms,
+        ..EnvelopeRow::default()
     };
     let whole = DeliveryId { envelope_sequence: at.sequence, recipient_index: 0 };
     draft.put(key::envelope(at.sequence), envelope.encode_to_vec());
@@ -133,12 +149,12 @@ fn accepted(draft: &mut Draft<'_>, at: At, record: &Record, event: &record::Acce
     } else {
         draft.put(key::pending(at.sequence), Vec::new());
     }
-    let in_vault: Vec<u8> = event
-        .documents
-        .iter()
-        .filter(|file| !file.inline)
-        .flat_map(|file| file.sha256.iter().copied().chain(file.size.to_be_bytes()))
-        .collect();
+    let in_vault = || event.documents.iter().filter(|file| !file.inline);
+    for file in in_vault() {
+        draft.put(key::named(&file.sha256, at.sequence), Vec::new());
+    }
+    let in_vault: Vec<u8> =
+        in_vault().flat_map(|file| file.sha256.iter().copied().chain(file.size.to_be_bytes())).collect();
     if !in_vault.is_empty() {
         draft.put(key::documents(at.sequence), in_vault);
     }
@@ -300,10 +316,9 @@ fn settle(draft: &mut Draft<'_>, at: At, delivery: Option<&record::Delivery>, st
     let mut settled = delivery_bytes(&id).to_vec();
     settled.push(delivery.settlement() as u8);
     draft.put(key::number(&delivery.system, delivery.mailbox_sequence), settled);
-    let floor = floor_after(draft, &delivery.system);
+    raise_floor(draft, &delivery.system);
     let lane = lane_of(envelope.priority());
     edit_mailbox(draft, &delivery.system, |mailbox| {
-        mailbox.floor = floor;
         mailbox.waiting = mailbox.waiting.saturating_sub(1);
         mailbox.waiting_bytes = mailbox.waiting_bytes.saturating_sub(envelope.bytes);
         mailbox.lanes[lane] = mailbox.lanes[lane].saturating_sub(1);
@@ -314,23 +329,42 @@ fn settle(draft: &mut Draft<'_>, at: At, delivery: Option<&record::Delivery>, st
         draft.delete(key::timer(envelope.expires_unix_ms, Timer::Expire, &whole));
         draft.delete(key::timer(envelope.warn_unix_ms, Timer::Warn, &whole));
     }
-    edit_envelope(draft, id.envelope_sequence, |envelope| envelope.settled_count += 1);
+    let mut erase = None;
+    edit_envelope(draft, id.envelope_sequence, |envelope| {
+        envelope.settled_count += 1;
+        if envelope.is_settled() {
+            envelope.settled_unix_ms = at.now;
+            erase = envelope.erase_unix_ms();
+        }
+    });
+    if let Some(erase) = erase {
+        draft.put(key::timer(erase, Timer::Erase, &DeliveryId { recipient_index: 0, ..id }), Vec::new());
+    }
 }
 
-/// How far every number is settled.
-fn floor_after(draft: &Draft<'_>, system: &str) -> u64 {
-    let mailbox = mailbox(draft, system);
-    let mut floor = mailbox.floor;
-    let (start, end) = (key::number(system, floor + 1), key::number(system, mailbox.high + 1));
-    draft.scan(&start, &end, &mut |_, value| {
+/// How far every number is settled. Numbers that were forgotten above the
+/// floor leave when it passes them.
+fn raise_floor(draft: &mut Draft<'_>, system: &str) {
+    let MailboxRow { mut floor, mut forgotten_to, high, .. } = mailbox(draft, system);
+    let (start, end) = (key::number(system, floor + 1), key::number(system, high + 1));
+    let mut forgotten = Vec::new();
+    draft.scan(&start, &end, &mut |key, value| {
         if value.len() > 12 {
             floor += 1;
+            if value.len() > 13 {
+                forgotten.push(key.to_vec());
+                forgotten_to = floor;
+            }
             std::ops::ControlFlow::Continue(())
         } else {
             std::ops::ControlFlow::Break(())
         }
     });
-    floor
+    forgotten.into_iter().for_each(|key| draft.delete(key));
+    edit_mailbox(draft, system, |mailbox| {
+        mailbox.floor = floor;
+        mailbox.forgotten_to = forgotten_to;
+    });
 }
 
 /// Removes a delivery from wherever it waits, with the counts of that place.
@@ -376,14 +410,23 @@ fn put_ready(draft: &mut Draft<'_>, id: &DeliveryId, delivery: &DeliveryRow, env
     );
 }
 
-/// Who acknowledged a delivery holds its documents, and may name them.
-fn grant_documents(draft: &mut Draft<'_>, delivery: Option<&record::Delivery>) {
+/// Who acknowledged a delivery holds its documents, and may name them for as
+/// long as the envelope keeps them here in any case.
+fn grant_documents(draft: &mut Draft<'_>, at: At, delivery: Option<&record::Delivery>) {
     let Some(delivery) = delivery else { return };
+    let Some(envelope) = row::<EnvelopeRow>(draft, &key::envelope(delivery.envelope_sequence)) else {
+        return;
+    };
+    let pinned_until_unix_ms = match (envelope.cargo_kept_ms, envelope.settled_unix_ms) {
+        (0, _) => u64::MAX,
+        (kept, 0) => at.now.saturating_add(kept),
+        (kept, settled) => settled.saturating_add(kept),
+    };
     let Some(documents) = draft.get(&key::documents(delivery.envelope_sequence)) else { return };
     for document in documents.chunks_exact(40) {
         let (sha256, size) = document.split_at(32);
         let size = super::tables::number(size);
-        grant(draft, &delivery.system, sha256, UploadRow { size, pinned_until_unix_ms: u64::MAX });
+        grant(draft, &delivery.system, sha256, UploadRow { size, pinned_until_unix_ms });
     }
 }
 
@@ -392,6 +435,7 @@ fn grant(draft: &mut Draft<'_>, system: &str, sha256: &[u8], upload: UploadRow) 
     let until = row::<UploadRow>(draft, &key).map_or(0, |held| held.pinned_until_unix_ms);
     let longest = UploadRow { pinned_until_unix_ms: upload.pinned_until_unix_ms.max(until), ..upload };
     draft.put(key, longest.encode_to_vec());
+    draft.put(key::uploaded(sha256, system), Vec::new());
 }
 
 fn directory_changed(draft: &mut Draft<'_>, at: At, event: &record::DirectoryChanged) {
@@ -451,13 +495,13 @@ pub(super) fn mailbox(read: &dyn Read, system: &str) -> MailboxRow {
     mailbox
 }
 
-fn edit_mailbox(draft: &mut Draft<'_>, system: &str, edit: impl FnOnce(&mut MailboxRow)) {
+pub(super) fn edit_mailbox(draft: &mut Draft<'_>, system: &str, edit: impl FnOnce(&mut MailboxRow)) {
     let mut mailbox = mailbox(draft, system);
     edit(&mut mailbox);
     draft.put(key::mailbox(system), mailbox.encode_to_vec());
 }
 
-fn edit_envelope(draft: &mut Draft<'_>, sequence: u64, edit: impl FnOnce(&mut EnvelopeRow)) {
+pub(super) fn edit_envelope(draft: &mut Draft<'_>, sequence: u64, edit: impl FnOnce(&mut EnvelopeRow)) {
     let key = key::envelope(sequence);
     if let Some(mut envelope) = row::<EnvelopeRow>(draft, &key) {
         edit(&mut envelope);

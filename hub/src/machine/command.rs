@@ -7,7 +7,7 @@ use axis_proto::{
 };
 use bytes::Bytes;
 
-use crate::limits::Millis;
+use crate::limits::{self, Millis};
 
 /// Something that was verified and may now happen.
 #[derive(Debug, Clone)]
@@ -71,6 +71,20 @@ pub enum Command {
     ConfirmClock { operator: String },
     /// A snapshot was written.
     SnapshotTaken { applied_sequence: u64, sha256: Digest, key_count: u64 },
+    /// An operator wants an envelope's content erased at once.
+    RequestPurge { envelope_sequence: u64, operator: String, remark: String },
+    /// Another operator agrees.
+    ConfirmPurge { envelope_sequence: u64, operator: String },
+    /// The next step of a purge that was agreed to: returns what is not
+    /// settled, then erases. Nothing is recorded once it is erased.
+    ProceedPurge { envelope_sequence: u64 },
+    /// Which of these documents may leave the vault; those of a purged
+    /// envelope go although uploads hold them.
+    CollectDocuments { documents: Vec<Digest>, purged_envelope: Option<u64> },
+    /// What is older leaves a system's feed.
+    TrimFeed { system: SystemId, older_than_unix_ms: Millis },
+    /// Uploads of a system whose time is over may not be named any more.
+    LapseGrants { system: SystemId, documents: Vec<Digest> },
     /// What is due by now; the writer's own. Deadlines act only if the clock
     /// is trusted.
     Tick { clock_trusted: bool },
@@ -87,6 +101,23 @@ pub struct Submit {
     pub signed: Signed,
     /// Documents that ride along, each found in the manifest by its SHA-256.
     pub documents: Vec<Bytes>,
+    /// How long the hub will keep it once it is settled.
+    pub kept: Kept,
+}
+
+/// How long an envelope is kept once every recipient is settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// Its content.
+    pub cargo_ms: Millis,
+    /// What Track and re-submission know of it.
+    pub summary_ms: Millis,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self { cargo_ms: limits::CARGO_KEPT_MS, summary_ms: limits::SUMMARY_KEPT_MS }
+    }
 }
 
 /// Bytes whose signatures were verified.

@@ -4,7 +4,7 @@
 use super::{
     batch::Batch,
     command::{Command, Outcome},
-    delivery, directory, envelope,
+    delivery, directory, envelope, retention,
 };
 use crate::error::Result;
 
@@ -69,6 +69,20 @@ pub fn decide(batch: &mut Batch<'_>, command: &Command) -> Result<Outcome> {
         Command::RevokeCertificate { fingerprint, actor, remark } => {
             directory::revoke_certificate(batch, fingerprint, actor, remark)
         }
+        Command::RequestPurge { envelope_sequence, operator, remark } => {
+            retention::request_purge(batch, *envelope_sequence, operator, remark)
+        }
+        Command::ConfirmPurge { envelope_sequence, operator } => {
+            retention::confirm_purge(batch, *envelope_sequence, operator)
+        }
+        Command::ProceedPurge { envelope_sequence } => retention::proceed_purge(batch, *envelope_sequence),
+        Command::CollectDocuments { documents, purged_envelope } => {
+            retention::collect_documents(batch, documents, *purged_envelope)
+        }
+        Command::TrimFeed { system, older_than_unix_ms } => {
+            retention::trim_feed(batch, system, *older_than_unix_ms)
+        }
+        Command::LapseGrants { system, documents } => retention::lapse_grants(batch, system, documents),
         Command::ConfirmClock { operator } => Ok(directory::confirm_clock(batch, operator)),
         Command::SnapshotTaken { applied_sequence, sha256, key_count } => {
             Ok(directory::snapshot_taken(batch, *applied_sequence, sha256, *key_count))

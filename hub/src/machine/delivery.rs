@@ -19,7 +19,7 @@ use super::{
     batch::{Batch, duplicate, recorded, remark_cargo},
     command::{Outcome, Signed},
     envelope::{key_ids, may_speak_for},
-    query,
+    query, retention,
     tables::{DeliveryRow, EnvelopeRow, Timer, delivery_from, key, number, row},
 };
 use crate::{
@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// A delivery with its envelope.
-struct Found {
+pub(super) struct Found {
     id: DeliveryId,
     delivery: DeliveryRow,
     envelope: EnvelopeRow,
@@ -37,7 +37,7 @@ struct Found {
 
 impl Found {
     /// As records name it.
-    fn named(&self) -> Option<record::Delivery> {
+    pub(super) fn named(&self) -> Option<record::Delivery> {
         Some(record::Delivery {
             envelope_sequence: self.id.envelope_sequence,
             recipient_index: self.id.recipient_index,
@@ -54,12 +54,12 @@ impl Found {
     }
 
     /// The feeds of both sides, for what the hub or its operators did.
-    fn both_feeds(&self) -> [&str; 2] {
+    pub(super) fn both_feeds(&self) -> [&str; 2] {
         [&self.envelope.sender_system, &self.delivery.system]
     }
 }
 
-fn find(read: &dyn Read, id: &DeliveryId) -> Option<Found> {
+pub(super) fn find(read: &dyn Read, id: &DeliveryId) -> Option<Found> {
     let delivery = query::delivery(read, id)?;
     let envelope = query::envelope(read, id.envelope_sequence)?;
     Some(Found { id: *id, delivery, envelope })
@@ -93,6 +93,7 @@ pub(super) fn lease(
         // not its deadline: what is over expires by its timer, and while the
         // clock is not trusted nothing expires and deliveries go on
         let is_ready = found.delivery.state() == DeliveryState::Waiting
+            && !found.envelope.purged
             && found.delivery.due_unix_ms <= now
             && query::mailbox(&batch.draft, system).leased < limits::LEASED_PER_SYSTEM_MAX;
         if !is_ready {
@@ -347,12 +348,14 @@ pub(super) fn tick(batch: &mut Batch<'_>, clock_trusted: bool) -> Outcome {
             }
             expire(batch, id.envelope_sequence, room, &mut sequences);
         }
+        let room = limits::TICK_RECORDS_MAX.saturating_sub(sequences.len());
+        sequences.extend(retention::due(batch, room));
     }
     Outcome { sequences, duplicate: false }
 }
 
 /// At most `max` timers of a kind that are due, the earliest first.
-fn timers(read: &dyn Read, timer: Timer, now_ms: Millis, max: usize) -> Vec<(Millis, DeliveryId)> {
+pub(super) fn timers(read: &dyn Read, timer: Timer, now_ms: Millis, max: usize) -> Vec<(Millis, DeliveryId)> {
     let (start, end) = key::timers_before(now_ms.saturating_add(1), timer);
     let mut due = Vec::new();
     read.scan(&start, &end, &mut |key, _| {
@@ -429,7 +432,10 @@ pub fn due_consignments(read: &dyn Read, now_ms: Millis, max: usize) -> Vec<u64>
 
 /// Whether a timer is due that the writer should act on.
 pub fn is_due(read: &dyn Read, now_ms: Millis, clock_trusted: bool) -> bool {
-    let kinds: &[Timer] =
-        if clock_trusted { &[Timer::Lapse, Timer::Warn, Timer::Expire] } else { &[Timer::Lapse] };
+    let kinds: &[Timer] = if clock_trusted {
+        &[Timer::Lapse, Timer::Warn, Timer::Expire, Timer::Erase, Timer::Forget]
+    } else {
+        &[Timer::Lapse]
+    };
     kinds.iter().any(|timer| !timers(read, *timer, now_ms, 1).is_empty())
 }

@@ -367,6 +367,8 @@ fn accepted(batch: &Batch<'_>, submit: &Submit, recipients: &LeafList, root: &[u
         directory_version: query::meta(&batch.draft).directory_version,
         documents: documents.collect(),
         warn_unix_ms: expires(submit) - limits::EXPIRY_WARNING_MS.min((expires(submit) - batch.now) / 10),
+        cargo_kept_ms: submit.kept.cargo_ms,
+        summary_kept_ms: submit.kept.summary_ms,
     }
 }
 

@@ -15,6 +15,9 @@
 //!      waiting, parked ── deadline ──────────────────▶ expired
 //! ```
 //!
+//! An envelope whose recipients are all settled is erased after its time, and
+//! then forgotten; a purge settles what waits as returned, and erases at once.
+//!
 //! A leased delivery does not expire before its lease has ended. An
 //! acknowledgement settles whatever was ever leased and is not settled.
 
@@ -26,14 +29,16 @@ mod delivery;
 mod directory;
 mod envelope;
 pub mod query;
+mod retention;
 pub mod tables;
 
 pub use apply::{apply, delivery_id};
 pub use batch::{Batch, Context, pending_consignment};
-pub use command::{Command, Outcome, Signed, Submit};
+pub use command::{Command, Kept, Outcome, Signed, Submit};
 pub use decide::decide;
 pub use delivery::{due_consignments, is_due};
 pub use envelope::{Expansion, check};
+pub use retention::{erasable, lapsed_grants, purges_under_way};
 
 /// The layout of keys and rows; another number rebuilds the state.
 pub const LAYOUT_VERSION: u32 = tables::LAYOUT_VERSION;

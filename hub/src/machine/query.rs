@@ -12,7 +12,7 @@ use axis_proto::{
 };
 use prost::Message;
 
-pub use super::tables::{DeliveryRow, EnvelopeRow, MailboxRow, Meta, TokenRow, UploadRow};
+pub use super::tables::{DeliveryRow, EnvelopeRow, MailboxRow, Meta, PurgeRow, TokenRow, UploadRow};
 use super::{
     apply,
     tables::{KeyRow, delivery_from, key, number, row},
@@ -238,7 +238,20 @@ pub fn may_see(read: &dyn Read, system: &SystemId, record: &Record) -> bool {
         Some(Event::Expired(event)) => event.delivery.as_ref(),
         Some(Event::Returned(event)) => event.delivery.as_ref(),
         Some(Event::LateAccepted(event)) => event.delivery.as_ref(),
-        Some(Event::SnapshotTaken(_) | Event::ClockConfirmed(_)) | None => None,
+        Some(Event::Erased(event)) => {
+            return of_envelope(event.envelope_sequence) || receives(read, system, event.envelope_sequence);
+        }
+        Some(Event::FeedTrimmed(event)) => return event.system == id,
+        Some(Event::GrantsLapsed(event)) => return event.system == id,
+        Some(
+            Event::SnapshotTaken(_)
+            | Event::ClockConfirmed(_)
+            | Event::Forgotten(_)
+            | Event::DocumentsCollected(_)
+            | Event::PurgeRequested(_)
+            | Event::PurgeConfirmed(_),
+        )
+        | None => None,
     };
     delivery.is_some_and(|delivery| delivery.system == id || of_envelope(delivery.envelope_sequence))
 }
@@ -301,6 +314,58 @@ pub fn feed(read: &dyn Read, system: &SystemId, after: u64, max: usize) -> Vec<(
 /// A document that a system may name.
 pub fn upload(read: &dyn Read, system: &SystemId, sha256: &Digest) -> Option<UploadRow> {
     row(read, &key::upload(system.as_str(), sha256.as_bytes()))
+}
+
+/// Systems that may name a document, or could until lately.
+pub fn uploaders(read: &dyn Read, sha256: &[u8]) -> Vec<String> {
+    let found = suffixes(read, &key::uploaded_by(sha256), usize::MAX);
+    found.iter().map(|system| text(system).to_owned()).collect()
+}
+
+/// Whether an envelope whose content is kept names a document.
+pub fn is_named(read: &dyn Read, sha256: &Digest) -> bool {
+    let prefix = key::named_by(sha256.as_bytes());
+    !suffixes(read, &prefix, 1).is_empty()
+}
+
+/// Whether a document is kept for a system that may name it.
+pub fn is_pinned(read: &dyn Read, sha256: &Digest, now_ms: Millis) -> bool {
+    uploaders(read, sha256.as_bytes()).iter().any(|system| {
+        let upload: Option<UploadRow> = row(read, &key::upload(system, sha256.as_bytes()));
+        upload.is_some_and(|upload| now_ms < upload.pinned_until_unix_ms)
+    })
+}
+
+/// Documents in the vault that an envelope names, with their sizes.
+pub fn documents(read: &dyn Read, envelope_sequence: u64) -> Vec<(Digest, u64)> {
+    let packed = read.get(&key::documents(envelope_sequence)).unwrap_or_default();
+    let named = packed.chunks_exact(40);
+    named.filter_map(|named| Some((Digest::from_slice(&named[..32]).ok()?, number(&named[32..])))).collect()
+}
+
+/// A purge that was asked for.
+pub fn purge(read: &dyn Read, envelope_sequence: u64) -> Option<PurgeRow> {
+    row(read, &key::purge(envelope_sequence))
+}
+
+/// At most `max` numbers of a feed, the oldest first, whose records are older
+/// than a moment.
+pub fn feed_before(read: &dyn Read, system: &SystemId, before_ms: Millis, max: usize) -> Vec<u64> {
+    let mut found = Vec::new();
+    let prefix = key::feed(system.as_str(), 0);
+    read.scan(&prefix, &key::end_of(&prefix[..prefix.len() - 8]), &mut |key, value| {
+        if found.len() == max || number(&value[..8]) >= before_ms {
+            return ControlFlow::Break(());
+        }
+        found.push(number(&key[key.len() - 8..]));
+        ControlFlow::Continue(())
+    });
+    found
+}
+
+/// Whether the content of an envelope is erased; also if it is forgotten.
+pub fn is_erased(read: &dyn Read, envelope_sequence: u64) -> bool {
+    envelope(read, envelope_sequence).is_none_or(|row| row.is_erased())
 }
 
 /// One recipient's part of an envelope.

@@ -8,14 +8,14 @@ use axis_proto::{
     envelope::v1::{Priority, RecipientKind},
     hub::v1::DeliveryState,
     id::{DeliveryId, Digest},
-    record::v1::{Settlement, SigningKey},
+    record::v1::{ErasureCause, Settlement, SigningKey},
 };
 use prost::Message;
 
 use crate::state::Read;
 
 /// Raised with every change of a key or row.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// The one row about the whole.
 #[derive(Clone, PartialEq, Message)]
@@ -82,6 +82,74 @@ pub struct EnvelopeRow {
     /// How many of its recipients have it on lease.
     #[prost(uint32, tag = "15")]
     pub leased_count: u32,
+    /// How long its content is kept once all are settled; 0 is without end.
+    #[prost(uint64, tag = "16")]
+    pub cargo_kept_ms: u64,
+    /// How long this row is kept once all are settled; 0 is without end.
+    #[prost(uint64, tag = "17")]
+    pub summary_kept_ms: u64,
+    /// When the last of them was settled; 0 before.
+    #[prost(uint64, tag = "18")]
+    pub settled_unix_ms: u64,
+    /// When its content was erased; 0 if it is kept.
+    #[prost(uint64, tag = "19")]
+    pub erased_unix_ms: u64,
+    /// The record that erased it.
+    #[prost(uint64, tag = "20")]
+    pub erased_sequence: u64,
+    /// Why.
+    #[prost(enumeration = "ErasureCause", tag = "21")]
+    pub erasure_cause: i32,
+    /// How many of its deliveries are forgotten.
+    #[prost(uint32, tag = "22")]
+    pub forgotten_count: u32,
+    /// Whether two operators purge it: it is not handed out any more.
+    #[prost(bool, tag = "23")]
+    pub purged: bool,
+}
+
+impl EnvelopeRow {
+    /// Whether every recipient is settled.
+    pub fn is_settled(&self) -> bool {
+        self.settled_count >= self.recipient_count
+    }
+
+    /// Whether its content is erased.
+    pub fn is_erased(&self) -> bool {
+        self.erased_sequence != 0
+    }
+
+    /// When its content may go; `None` if never, or not settled yet.
+    pub fn erase_unix_ms(&self) -> Option<u64> {
+        self.after_settlement(self.cargo_kept_ms)
+    }
+
+    /// When it may be forgotten; `None` if never, or not settled yet.
+    pub fn forget_unix_ms(&self) -> Option<u64> {
+        self.after_settlement(self.summary_kept_ms)
+    }
+
+    fn after_settlement(&self, kept_ms: u64) -> Option<u64> {
+        let ends = kept_ms > 0 && self.settled_unix_ms > 0;
+        ends.then(|| self.settled_unix_ms.saturating_add(kept_ms))
+    }
+}
+
+/// A purge that was asked for.
+#[derive(Clone, PartialEq, Message)]
+pub struct PurgeRow {
+    /// The record that asked for it.
+    #[prost(uint64, tag = "1")]
+    pub requested_sequence: u64,
+    /// Who asked.
+    #[prost(string, tag = "2")]
+    pub requested_by: String,
+    /// Until when another may agree.
+    #[prost(uint64, tag = "3")]
+    pub lapses_unix_ms: u64,
+    /// Who agreed; empty while nobody has.
+    #[prost(string, tag = "4")]
+    pub confirmed_by: String,
 }
 
 /// One envelope on its way to one recipient.
@@ -178,6 +246,9 @@ pub struct MailboxRow {
     /// The highest number of the feed.
     #[prost(uint64, tag = "8")]
     pub feed_high: u64,
+    /// The highest number up to the floor whose row was forgotten.
+    #[prost(uint64, tag = "9")]
+    pub forgotten_to: u64,
 }
 
 /// A signing key and where it last changed.
@@ -208,7 +279,7 @@ pub struct UploadRow {
     /// Its size in bytes.
     #[prost(uint64, tag = "1")]
     pub size: u64,
-    /// Until when it may be named; [`u64::MAX`] if it was acknowledged.
+    /// Until when it may be named, and is kept for it.
     #[prost(uint64, tag = "2")]
     pub pinned_until_unix_ms: u64,
 }
@@ -264,6 +335,10 @@ pub enum Timer {
     Warn,
     /// An envelope expires.
     Expire,
+    /// An envelope's content may go.
+    Erase,
+    /// An envelope may be forgotten.
+    Forget,
 }
 
 impl Timer {
@@ -274,6 +349,8 @@ impl Timer {
             Self::Lapse => b'l',
             Self::Warn => b'w',
             Self::Expire => b'x',
+            Self::Erase => b'e',
+            Self::Forget => b'f',
         }
     }
 }
@@ -318,6 +395,18 @@ pub mod key {
     pub fn documents(sequence: u64) -> Key {
         join(b'x', &[&sequence.to_be_bytes()])
     }
+    /// → nothing: an envelope that is kept and names this document
+    pub fn named(sha256: &[u8], sequence: u64) -> Key {
+        join(b'y', &[sha256, &sequence.to_be_bytes()])
+    }
+    /// All envelopes that name a document.
+    pub fn named_by(sha256: &[u8]) -> Key {
+        join(b'y', &[sha256])
+    }
+    /// → PurgeRow
+    pub fn purge(sequence: u64) -> Key {
+        join(b'z', &[&sequence.to_be_bytes()])
+    }
     /// → nothing: an envelope that is not visible to all recipients yet
     pub fn pending(sequence: u64) -> Key {
         join(b'p', &[&sequence.to_be_bytes()])
@@ -353,7 +442,8 @@ pub mod key {
     pub fn backing_offs(system: &str) -> Key {
         join(b'b', &[system.as_bytes(), &[0]])
     }
-    /// → delivery id (12), and once settled its Settlement (1)
+    /// → delivery id (12), once settled its Settlement (1), and once that is
+    /// forgotten above the floor, a 0
     pub fn number(system: &str, mailbox_sequence: u64) -> Key {
         join(b'n', &[system.as_bytes(), &[0], &mailbox_sequence.to_be_bytes()])
     }
@@ -377,7 +467,7 @@ pub mod key {
     pub fn mailbox(system: &str) -> Key {
         join(b'm', &[system.as_bytes()])
     }
-    /// → sequence of a record
+    /// → time (8) and sequence (8) of a record
     pub fn feed(system: &str, feed_sequence: u64) -> Key {
         join(b'f', &[system.as_bytes(), &[0], &feed_sequence.to_be_bytes()])
     }
@@ -436,5 +526,13 @@ pub mod key {
     /// → UploadRow
     pub fn upload(system: &str, sha256: &[u8]) -> Key {
         join(b'u', &[system.as_bytes(), &[0], sha256])
+    }
+    /// → nothing: a system that may name a document
+    pub fn uploaded(sha256: &[u8], system: &str) -> Key {
+        join(b'U', &[sha256, system.as_bytes()])
+    }
+    /// All systems that may name a document.
+    pub fn uploaded_by(sha256: &[u8]) -> Key {
+        join(b'U', &[sha256])
     }
 }

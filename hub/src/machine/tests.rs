@@ -18,7 +18,7 @@ use axis_proto::{
 use bytes::Bytes;
 use prost::Message;
 
-use super::{Batch, Command, Context, Outcome, Signed, Submit, decide, query, query::Turns};
+use super::{Batch, Command, Context, Kept, Outcome, Signed, Submit, decide, query, query::Turns};
 use crate::{
     error::{Error, Result},
     fsck::Checker,
@@ -26,6 +26,8 @@ use crate::{
     limits::{self, DAY_MS, MINUTE_MS},
     state::{Draft, Read, State, memory::MemoryState, read_once},
 };
+
+mod retention;
 
 const START: u64 = 1_790_000_000_000;
 
@@ -207,6 +209,7 @@ impl World {
             },
             envelope,
             documents: Vec::new(),
+            kept: Kept::default(),
         }))
     }
 

@@ -157,7 +157,8 @@ async fn prepare(call: &Call, gates: &Gates, message: SubmitRequest) -> Result<S
     let now_ms = context.now_ms();
     let ground = Ground { hub_id: context.config.hub_id.as_str(), state: &*context.state, now_ms };
     let verified = verify(&*context.state, call.caller(), &sealed, PayloadType::Envelope, now_ms)?;
-    admit(ground, call.system(), verified, message.documents)
+    let admitted = admit(ground, call.system(), verified, message.documents)?;
+    Ok(Submit { kept: context.config.retention.kept(), ..admitted })
 }
 
 /// One submission, from its bytes to its receipt.
@@ -179,8 +180,11 @@ async fn submit_counted(
 ) -> Result<SubmitResponse> {
     let admitted = prepare(call, gates, message?).await?;
     let outcome = call.context.committer.commit(Command::Submit(Box::new(admitted))).await?;
-    let receipt = call.receipt(shown(&outcome)?).await?;
-    Ok(SubmitResponse { receipt: Some(receipt), duplicate: outcome.duplicate })
+    let sequence = shown(&outcome)?;
+    let receipt = call.receipt(sequence).await?;
+    let row = if outcome.duplicate { call.read(|read| query::envelope(read, sequence)) } else { None };
+    let erased_unix_ms = row.map_or(0, |row| row.erased_unix_ms);
+    Ok(SubmitResponse { receipt: Some(receipt), duplicate: outcome.duplicate, erased_unix_ms })
 }
 
 async fn check(call: &Call, gates: &Gates, message: CheckRequest) -> Result<CheckResponse> {

@@ -101,6 +101,9 @@ pub fn track(context: &Context, request: &TrackRequest, viewer: Option<&SystemId
         settled_count: if found.sees_all { row.settled_count } else { 0 },
         recipients,
         next_recipient_index: next,
+        erased_unix_ms: row.erased_unix_ms,
+        erasure_cause: row.erasure_cause,
+        erased_sequence: row.erased_sequence,
     })
 }
 

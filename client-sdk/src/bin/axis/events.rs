@@ -70,6 +70,31 @@ pub fn describe(record: &Record) -> (&'static str, Vec<(&'static str, Value)>) {
         Event::EnrolmentTokenIssued(it) => ("enrolment_token_issued", vec![("system", json!(it.system))]),
         Event::SnapshotTaken(it) => ("snapshot_taken", vec![("applied", json!(it.applied_sequence))]),
         Event::ClockConfirmed(_) => ("clock_confirmed", Vec::new()),
+        Event::Erased(it) => {
+            let cause = lower(it.cause().as_str_name());
+            let mut facts = vec![("envelope", json!(it.envelope_sequence)), ("cause", json!(cause))];
+            if !it.confirmed_by.is_empty() {
+                facts.push(("requested_by", json!(it.requested_by)));
+                facts.push(("confirmed_by", json!(it.confirmed_by)));
+            }
+            ("erased", facts)
+        }
+        Event::Forgotten(it) => ("forgotten", vec![("ranges", json!(it.ranges.len()))]),
+        Event::DocumentsCollected(it) => ("documents_collected", vec![("documents", json!(it.sha256.len()))]),
+        Event::PurgeRequested(it) => (
+            "purge_requested",
+            vec![("envelope", json!(it.envelope_sequence)), ("operator", json!(it.operator))],
+        ),
+        Event::PurgeConfirmed(it) => (
+            "purge_confirmed",
+            vec![("envelope", json!(it.envelope_sequence)), ("operator", json!(it.operator))],
+        ),
+        Event::FeedTrimmed(it) => {
+            ("feed_trimmed", vec![("system", json!(it.system)), ("up_to", json!(it.up_to))])
+        }
+        Event::GrantsLapsed(it) => {
+            ("grants_lapsed", vec![("system", json!(it.system)), ("documents", json!(it.sha256.len()))])
+        }
     }
 }
 
@@ -127,7 +152,7 @@ fn hex(bytes: &[u8]) -> String {
 
 /// `RELEASE_CAUSE_NACKED` as `nacked`: what follows the enum's own words.
 fn lower(name: &str) -> String {
-    let short = ["RELEASE_CAUSE_", "REJECTION_REASON_", "SETTLEMENT_"]
+    let short = ["RELEASE_CAUSE_", "REJECTION_REASON_", "SETTLEMENT_", "ERASURE_CAUSE_"]
         .iter()
         .find_map(|prefix| name.strip_prefix(prefix))
         .unwrap_or(name);

@@ -130,5 +130,5 @@ fn gone((mailbox_sequence, id, why): (u64, DeliveryId, Settlement)) -> Gone {
 }
 
 fn progress(row: &MailboxRow) -> MailboxProgress {
-    MailboxProgress { high: row.high, floor: row.floor, waiting: row.waiting }
+    MailboxProgress { high: row.high, floor: row.floor, waiting: row.waiting, forgotten_to: row.forgotten_to }
 }

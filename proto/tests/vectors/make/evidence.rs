@@ -111,6 +111,8 @@ fn records() -> Vec<(&'static str, Bytes)> {
         directory_version: 7,
         documents: vec![DocumentDigest { sha256: bytes(Digest::of(b"")), size: 0, inline: true }],
         warn_unix_ms: envelope.expires_unix_ms - 3 * 86_400_000,
+        cargo_kept_ms: 90 * 86_400_000,
+        summary_kept_ms: 400 * 86_400_000,
     };
     let consigned = Consigned {
         envelope_sequence: 1,
