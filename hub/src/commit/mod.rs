@@ -12,7 +12,10 @@ use std::sync::{
 use axis_proto::hub::v1::Reason;
 use tokio::sync::{oneshot, watch};
 
-pub use writer::{CommitError, Parts, WriterHandle, append, create_log, replay, start};
+pub use writer::{
+    CommitError, Parts, Random, Stepper, WriterHandle, append, create_log, create_log_with, replay, start,
+    stepped,
+};
 
 use crate::{
     clock::Clock,

@@ -1,12 +1,13 @@
-//! The writer's loop: decide, append with one sync, apply, answer everyone.
-//! It owns the journal and the tree, and signs the checkpoints.
+//! The writer: decide, append with one sync, apply, answer everyone. It owns
+//! the journal and the tree, and signs the checkpoints. Each round is one
+//! step, taken by a thread of its own, or by whoever holds a [`Stepper`].
 
 use std::{
     collections::HashMap,
     sync::{
         Arc,
         atomic::AtomicBool,
-        mpsc::{Receiver, RecvTimeoutError, sync_channel},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
     thread::JoinHandle,
     time::Duration,
@@ -28,7 +29,7 @@ use crate::{
     journal::{Batch, Commit, Entry, Journal},
     limits::{self, Millis},
     machine::{self, Command, Context, Outcome},
-    observe::{CommitSample, Metrics, Readiness},
+    observe::{CommitSample, Metrics, Readiness, WriterGuard},
     state::{Changes, Draft, State, memory::MemoryState, read_once},
 };
 
@@ -94,14 +95,28 @@ pub fn create_log(
     clock: &Clock,
     opened: LogOpened,
 ) -> std::result::Result<(), CommitError> {
+    create_log_with(journal, tree, signer, clock, opened, &mut fill_random)
+}
+
+/// As [`create_log`], with other randomness.
+///
+/// # Errors
+/// As [`create_log`].
+pub fn create_log_with(
+    journal: &mut dyn Journal,
+    tree: &mut Tree,
+    signer: &CheckpointSigner,
+    clock: &Clock,
+    opened: LogOpened,
+    random: &mut dyn FnMut(&mut [u8]),
+) -> std::result::Result<(), CommitError> {
     if journal.size() > 0 {
         return Err(CommitError::NotEmpty);
     }
     let empty = MemoryState::new();
     let now_ms = clock.now_ms();
     let entries = read_once(&empty, |read| {
-        let mut random = fill_random;
-        let mut batch = machine::Batch::new(read, 0, Context { now_ms, random: &mut random });
+        let mut batch = machine::Batch::new(read, 0, Context { now_ms, random });
         batch.open_log(opened).expect("the first record of a log is small");
         batch.finish().0
     });
@@ -109,8 +124,29 @@ pub fn create_log(
     Ok(())
 }
 
+/// Fills a buffer with bytes that nobody can foresee.
+pub type Random = Box<dyn FnMut(&mut [u8]) + Send>;
+
 /// Starts the writer on a thread of its own.
 pub fn start(parts: Parts) -> (Committer, WriterHandle) {
+    let (committer, queue, writer) = make(parts, Box::new(fill_random));
+    let thread = std::thread::Builder::new()
+        .name("writer".into())
+        .spawn(move || writer.run())
+        .expect("a process that cannot start a thread cannot serve");
+    (committer, WriterHandle { queue, thread })
+}
+
+/// Makes a writer that works only when it is told to, on the thread that tells
+/// it, with the randomness that it is given: the same commands at the same
+/// times make the same journal.
+pub fn stepped(parts: Parts, random: Random) -> (Committer, Stepper) {
+    let (committer, _, writer) = make(parts, random);
+    let guard = writer.parts.readiness.writer_runs();
+    (committer, Stepper { writer, _guard: guard })
+}
+
+fn make(parts: Parts, random: Random) -> (Committer, SyncSender<Message>, Writer) {
     let (queue, commands) = sync_channel(limits::COMMIT_QUEUE_MAX);
     let directory_version = read_once(&*parts.state, |read| machine::query::meta(read).directory_version);
     let progress = watch::Sender::new(Progress { size: parts.journal.size(), directory_version });
@@ -120,17 +156,13 @@ pub fn start(parts: Parts) -> (Committer, WriterHandle) {
         full: Arc::new(AtomicBool::new(false)),
         clock: parts.clock.clone(),
     };
-    let writer = Writer { parts, commands, progress, lists: HashMap::new() };
-    let thread = std::thread::Builder::new()
-        .name("writer".into())
-        .spawn(move || writer.run())
-        .expect("a process that cannot start a thread cannot serve");
-    (committer, WriterHandle { queue, thread })
+    let writer = Writer { parts, random, commands, progress, lists: HashMap::new() };
+    (committer, queue, writer)
 }
 
 /// Stops the writer.
 pub struct WriterHandle {
-    queue: std::sync::mpsc::SyncSender<Message>,
+    queue: SyncSender<Message>,
     thread: JoinHandle<()>,
 }
 
@@ -145,8 +177,29 @@ impl WriterHandle {
     }
 }
 
+/// A writer that works a step at a time.
+pub struct Stepper {
+    writer: Writer,
+    _guard: WriterGuard,
+}
+
+impl Stepper {
+    /// Takes what waits now and makes one batch of it, if there is anything
+    /// to do. Returns whether something was recorded or answered.
+    ///
+    /// # Errors
+    /// If the batch was not taken. Nobody was answered, and the writer must be
+    /// dropped: the process has to end here.
+    pub fn step(&mut self) -> std::result::Result<bool, CommitError> {
+        let first = self.writer.commands.try_recv().ok();
+        let step = self.writer.step(first)?;
+        Ok(step.records > 0 || step.answers > 0)
+    }
+}
+
 struct Writer {
     parts: Parts,
+    random: Random,
     commands: Receiver<Message>,
     progress: watch::Sender<Progress>,
     /// Recipients of envelopes that are being made visible, so that a
@@ -167,37 +220,53 @@ struct Decided {
     stop: bool,
 }
 
+/// What came of one round.
+#[derive(Debug, Default)]
+struct Step {
+    /// Whether the writer had something of its own to propose.
+    has_own: bool,
+    records: usize,
+    answers: usize,
+    stop: bool,
+}
+
 impl Writer {
     fn run(mut self) {
         let guard = self.parts.readiness.writer_runs();
-        let (mut has_own, mut idle) = (true, false);
+        let mut has_more = true;
         loop {
-            // what led to nothing a moment ago will not lead to more at once
-            let first = match self.wait(has_own && !idle) {
+            let first = match self.wait(has_more) {
                 Ok(first) => first,
                 Err(()) => break,
             };
-            let (now_ms, clock_trusted) = self.parts.clock.look();
-            let own = self.own_commands(now_ms, clock_trusted);
-            has_own = !own.is_empty();
-            if first.is_none() && own.is_empty() {
-                continue;
-            }
-            let decided = self.decide(first, own, now_ms);
-            idle = decided.entries.is_empty();
-            let stop = decided.stop;
-            if let Err(error) = self.finish(decided) {
-                // Nobody is answered: nobody knows what the disk holds.
-                let chain = crate::error::Fault::new(error).chain();
-                tracing::error!(error = %chain, "nothing more can be recorded; stop and start the hub again");
-                self.parts.readiness.failed(chain);
-                return;
-            }
-            if stop {
-                break;
+            match self.step(first) {
+                Ok(step) if step.stop => break,
+                // what led to nothing a moment ago will not lead to more at once
+                Ok(step) => has_more = step.has_own && step.records > 0,
+                Err(error) => {
+                    // Nobody is answered: nobody knows what the disk holds.
+                    let chain = crate::error::Fault::new(error).chain();
+                    tracing::error!(error = %chain, "nothing more can be recorded; stop and start the hub again");
+                    self.parts.readiness.failed(chain);
+                    return;
+                }
             }
         }
         guard.stop();
+    }
+
+    /// One round: what the timers say and what waits becomes one batch.
+    fn step(&mut self, first: Option<Message>) -> std::result::Result<Step, CommitError> {
+        let (now_ms, clock_trusted) = self.parts.clock.look();
+        let own = self.own_commands(now_ms, clock_trusted);
+        let has_own = !own.is_empty();
+        if first.is_none() && !has_own {
+            return Ok(Step::default());
+        }
+        let decided = self.decide(first, own, now_ms);
+        let (records, answers, stop) = (decided.entries.len(), decided.answers.len(), decided.stop);
+        self.finish(decided)?;
+        Ok(Step { has_own, records, answers, stop })
     }
 
     /// The next message: at once if the writer has work of its own, else
@@ -258,12 +327,12 @@ impl Writer {
 
     /// Decides the writer's own commands and then as many of the waiting ones
     /// as fit into a batch.
-    fn decide(&self, first: Option<Message>, own: Vec<Command>, now_ms: Millis) -> Decided {
-        let size = self.parts.journal.size();
-        let began_us = self.parts.clock.monotonic_us();
-        read_once(&*self.parts.state, |read| {
-            let mut random = fill_random;
-            let mut batch = machine::Batch::new(read, size, Context { now_ms, random: &mut random });
+    fn decide(&mut self, first: Option<Message>, own: Vec<Command>, now_ms: Millis) -> Decided {
+        let Self { parts, random, commands, .. } = self;
+        let size = parts.journal.size();
+        let began_us = parts.clock.monotonic_us();
+        read_once(&*parts.state, |read| {
+            let mut batch = machine::Batch::new(read, size, Context { now_ms, random });
             let (mut answers, mut oldest_us, mut stop): (Answers, _, _) = (Vec::new(), None, false);
             for command in own {
                 if let Err(error) = machine::decide(&mut batch, &command) {
@@ -285,14 +354,14 @@ impl Writer {
                     None => break,
                 }
                 let (_, bytes) = batch.weight();
-                let took_us = self.parts.clock.monotonic_us().saturating_sub(began_us);
+                let took_us = parts.clock.monotonic_us().saturating_sub(began_us);
                 if answers.len() >= limits::BATCH_COMMANDS_MAX
                     || bytes >= limits::BATCH_BYTES_MAX
                     || took_us >= limits::BATCH_US_MAX
                 {
                     break;
                 }
-                next = self.commands.try_recv().ok();
+                next = commands.try_recv().ok();
             }
             let (entries, changes) = batch.finish();
             Decided { entries, changes, answers, oldest_us, stop }

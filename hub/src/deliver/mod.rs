@@ -12,7 +12,7 @@ mod taking;
 mod wake;
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -59,7 +59,7 @@ struct Inner {
     clock: Clock,
     wakes: Wakes,
     stopping: CancellationToken,
-    mailboxes: Mutex<HashMap<SystemId, Arc<Mailbox>>>,
+    mailboxes: Mutex<BTreeMap<SystemId, Arc<Mailbox>>>,
 }
 
 impl Deliver {
@@ -103,7 +103,7 @@ impl Deliver {
 }
 
 impl Inner {
-    fn mailboxes(&self) -> MutexGuard<'_, HashMap<SystemId, Arc<Mailbox>>> {
+    fn mailboxes(&self) -> MutexGuard<'_, BTreeMap<SystemId, Arc<Mailbox>>> {
         self.mailboxes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -135,6 +135,7 @@ impl Dispatcher {
     async fn run(mut self) {
         let stopping = self.inner.stopping.clone();
         tokio::select! {
+            biased;
             () = stopping.cancelled() => {}
             () = self.serve() => {}
         }
@@ -157,6 +158,7 @@ impl Dispatcher {
                 Found::Nothing { next_due_ms } => {
                     let due = until(&self.inner.clock, next_due_ms);
                     tokio::select! {
+                        biased;
                         () = self.mailbox.asked() => {}
                         () = due => {}
                         // a committer that is gone wakes nobody: the hub stops

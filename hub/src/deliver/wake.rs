@@ -3,7 +3,7 @@
 //! at the state after every batch.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -23,13 +23,21 @@ const READ_MAX: u64 = 8_192;
 
 /// Who waits for which system. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Wakes(Arc<Mutex<HashMap<String, watch::Sender<()>>>>);
+pub struct Wakes(Arc<Mutex<BTreeMap<String, watch::Sender<()>>>>);
 
 impl Wakes {
     /// Starts to watch what becomes durable, until the committer ends.
     pub fn start(progress: watch::Receiver<Progress>, journal: Arc<dyn JournalReader>) -> Self {
         let wakes = Self::default();
-        tokio::spawn(follow(wakes.clone(), progress, journal));
+        tokio::spawn(follow(wakes.clone(), progress, journal, Where::Aside));
+        wakes
+    }
+
+    /// As [`Self::start`], for a process of one thread: the journal is read in
+    /// the task itself, which waits for the disk.
+    pub fn start_in_place(progress: watch::Receiver<Progress>, journal: Arc<dyn JournalReader>) -> Self {
+        let wakes = Self::default();
+        tokio::spawn(follow(wakes.clone(), progress, journal, Where::InPlace));
         wakes
     }
 
@@ -52,7 +60,7 @@ impl Wakes {
         self.lock().is_empty()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, watch::Sender<()>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, watch::Sender<()>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -73,15 +81,32 @@ impl Whom {
     }
 }
 
-async fn follow(wakes: Wakes, mut progress: watch::Receiver<Progress>, journal: Arc<dyn JournalReader>) {
+/// Where the journal is read.
+#[derive(Debug, Clone, Copy)]
+enum Where {
+    Aside,
+    InPlace,
+}
+
+async fn follow(
+    wakes: Wakes,
+    mut progress: watch::Receiver<Progress>,
+    journal: Arc<dyn JournalReader>,
+    reads: Where,
+) {
     let mut seen = progress.borrow_and_update().size;
     while progress.changed().await.is_ok() {
         let size = progress.borrow_and_update().size;
         if !wakes.is_empty() {
             let journal = journal.clone();
-            // recent batches are in memory, but after a pause they may not be
-            let whom = tokio::task::spawn_blocking(move || concerned(&*journal, seen, size)).await;
-            wakes.wake(&whom.unwrap_or(Whom::All));
+            let whom = match reads {
+                Where::InPlace => concerned(&*journal, seen, size),
+                // recent batches are in memory, but after a pause they may not be
+                Where::Aside => tokio::task::spawn_blocking(move || concerned(&*journal, seen, size))
+                    .await
+                    .unwrap_or(Whom::All),
+            };
+            wakes.wake(&whom);
         }
         seen = size;
     }

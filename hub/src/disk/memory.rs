@@ -1,5 +1,13 @@
 //! A disk in memory for tests, whose power can be taken away: what was synced
-//! stays, what was not may be lost, whole or in sectors. Fails on demand.
+//! stays, what was not may be lost, torn at any byte or sector, or arrive in
+//! another order. Fails on demand, and by a seed any call may.
+//!
+//! ```text
+//! data    each unsynced write: there, lost, torn at a byte, or sector by sector
+//! names   each unsynced change of a directory: there or lost, whatever the others
+//! sync    one that failed may have lost what it was for, although the next succeeds
+//! space   a write that finds no room lands in part
+//! ```
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,7 +32,7 @@ struct World {
     names: BTreeMap<PathBuf, Node>,
     durable_names: BTreeMap<PathBuf, Node>,
     /// Changes of names since their directory was synced, oldest first.
-    pending_names: Vec<(PathBuf, Option<Node>)>,
+    pending_names: Vec<Change>,
     /// Writes, syncs and renames so far, and how many may succeed.
     operations: u64,
     operations_max: Option<u64>,
@@ -32,6 +40,9 @@ struct World {
     next_sync_fails: bool,
     /// What [`Disk::space`] says, if not plenty.
     free_bytes: Option<u64>,
+    /// How many bytes all files together may have.
+    capacity_bytes: Option<u64>,
+    faults: Option<Faults>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,12 +51,28 @@ enum Node {
     File(usize),
 }
 
+/// One change of names, which happens as a whole.
+#[derive(Debug, Default)]
+struct Change {
+    set: Option<(PathBuf, Node)>,
+    clear: Option<PathBuf>,
+}
+
+/// Calls that fail, by a seed.
+#[derive(Debug)]
+struct Faults {
+    random: fastrand::Rng,
+    one_in: u32,
+}
+
 #[derive(Debug, Default)]
 struct Content {
     now: Vec<u8>,
     durable: Vec<u8>,
     pending: Vec<Pending>,
     unreadable: bool,
+    /// A sync failed, and no later one will write what it was for.
+    forgot: bool,
 }
 
 #[derive(Debug)]
@@ -54,48 +81,52 @@ enum Pending {
     SetLen(usize),
 }
 
+/// What becomes of unsynced writes when the power goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loss {
+    Sectors,
+    Bytes,
+    Writes,
+}
+
 impl MemoryDisk {
-    /// Takes the power away and gives it back: unsynced names are lost from
-    /// some point on, unsynced sectors one by one, as `random` (from 0 to
-    /// below its argument) says. Faults end.
+    /// Takes the power away and gives it back: what is not synced is lost as
+    /// `random` (from 0 to below its argument) says. Faults end.
     pub fn crash(&self, mut random: impl FnMut(usize) -> usize) {
         let mut world = self.world();
         world.operations_max = None;
-        let kept = random(world.pending_names.len() + 1);
-        let pending = std::mem::take(&mut world.pending_names);
-        for (path, node) in pending.into_iter().take(kept) {
-            set(&mut world.durable_names, path, node);
-        }
-        let mut names = std::mem::take(&mut world.durable_names);
-        // sorted: a directory comes before what is in it
-        let mut dirs = BTreeSet::new();
-        names.retain(|path, node| {
-            let reached = path.parent().is_none() || path == Path::new(".") || dirs.contains(parent_of(path));
-            if reached && *node == Node::Directory {
-                dirs.insert(path.clone());
+        world.faults = None;
+        world.next_sync_fails = false;
+        world.lose_names(&mut random);
+        let loss = [Loss::Sectors, Loss::Bytes, Loss::Writes][random(3)];
+        let named: BTreeSet<usize> = world.file_ids().collect();
+        for (id, content) in world.files.iter_mut().enumerate() {
+            if !named.contains(&id) {
+                *content = Content::default();
+                continue;
             }
-            reached
-        });
-        (world.names, world.durable_names) = (names.clone(), names);
-        for content in &mut world.files {
             for pending in std::mem::take(&mut content.pending) {
-                match pending {
-                    Pending::SetLen(len) if random(2) == 0 => content.durable.resize(len, 0),
-                    Pending::SetLen(_) => {}
-                    Pending::Write(offset, bytes) => {
-                        let mut at = 0;
-                        while at < bytes.len() {
-                            let sector_end = (offset + at) / SECTOR_BYTES * SECTOR_BYTES + SECTOR_BYTES;
-                            let end = bytes.len().min(sector_end - offset);
-                            if random(2) == 0 {
-                                write(&mut content.durable, offset + at, &bytes[at..end]);
-                            }
-                            at = end;
-                        }
-                    }
-                }
+                pending.arrive(&mut content.durable, loss, &mut random);
             }
-            content.now = content.durable.clone();
+            content.forgot = false;
+            content.now.clone_from(&content.durable);
+        }
+    }
+
+    /// The process ended and the machine goes on: what was written is still
+    /// there to be read. But for what a failed sync was for: that may be read
+    /// as the device has it. Faults end.
+    pub fn restart(&self, mut random: impl FnMut(usize) -> usize) {
+        let mut world = self.world();
+        world.operations_max = None;
+        world.faults = None;
+        world.next_sync_fails = false;
+        for content in world.files.iter_mut().filter(|content| content.forgot) {
+            if random(2) == 0 {
+                let mut now = content.durable.clone();
+                content.pending.iter().for_each(|pending| pending.apply(&mut now));
+                content.now = now;
+            }
         }
     }
 
@@ -106,6 +137,20 @@ impl MemoryDisk {
         world.operations_max = Some(world.operations.saturating_add(operations));
     }
 
+    /// Whether the operations that may succeed are used up.
+    pub fn is_dead(&self) -> bool {
+        let world = self.world();
+        world.operations_max.is_some_and(|max| world.operations >= max)
+    }
+
+    /// Lets about one call in so many fail from now on, as the seed says:
+    /// with an error of the device or no room, writes in part, syncs with the
+    /// loss of what they were for. Ends with a crash or a restart.
+    pub fn fail_one_in(&self, calls: u32, seed: u64) {
+        let faults = Faults { random: fastrand::Rng::with_seed(seed), one_in: calls };
+        self.world().faults = (calls > 0).then_some(faults);
+    }
+
     /// Lets the next sync of a file fail, and no other.
     pub fn fail_next_sync(&self) {
         self.world().next_sync_fails = true;
@@ -114,6 +159,16 @@ impl MemoryDisk {
     /// How much room there is from now on, by what it says.
     pub fn set_free_bytes(&self, free_bytes: u64) {
         self.world().free_bytes = Some(free_bytes);
+    }
+
+    /// How many bytes all files together may have from now on; `None`: any.
+    pub fn set_capacity_bytes(&self, capacity_bytes: Option<u64>) {
+        self.world().capacity_bytes = capacity_bytes;
+    }
+
+    /// Bytes of all files.
+    pub fn used_bytes(&self) -> u64 {
+        self.world().used_bytes()
     }
 
     /// How many writes, syncs, renames and removals there were.
@@ -130,8 +185,8 @@ impl MemoryDisk {
             .map(|content| Content {
                 now: content.now.clone(),
                 durable: content.now.clone(),
-                pending: Vec::new(),
                 unreadable: content.unreadable,
+                ..Content::default()
             })
             .collect();
         let copy = World {
@@ -181,7 +236,23 @@ impl World {
         }
     }
 
+    fn file_ids(&self) -> impl Iterator<Item = usize> + '_ {
+        self.names.values().filter_map(|node| match node {
+            Node::File(id) => Some(*id),
+            Node::Directory => None,
+        })
+    }
+
+    fn used_bytes(&self) -> u64 {
+        self.file_ids().map(|id| self.files[id].now.len() as u64).sum()
+    }
+
     fn count(&mut self) -> io::Result<()> {
+        self.start()?;
+        self.fault()
+    }
+
+    fn start(&mut self) -> io::Result<()> {
         if self.operations_max.is_some_and(|max| self.operations >= max) {
             return Err(io::Error::other("injected fault"));
         }
@@ -189,20 +260,161 @@ impl World {
         Ok(())
     }
 
-    fn change_name(&mut self, path: &Path, node: Option<Node>) {
-        set(&mut self.names, path.to_owned(), node);
-        self.pending_names.push((path.to_owned(), node));
+    /// An error, if it is the turn of one.
+    fn fault(&mut self) -> io::Result<()> {
+        let Some(faults) = &mut self.faults else { return Ok(()) };
+        if faults.random.u32(..faults.one_in) > 0 {
+            return Ok(());
+        }
+        let full = faults.random.u8(..3) == 0;
+        let kind = if full { io::ErrorKind::StorageFull } else { io::ErrorKind::Other };
+        Err(io::Error::new(kind, "injected fault"))
+    }
+
+    fn change_names(&mut self, change: Change) {
+        change.apply(&mut self.names);
+        self.pending_names.push(change);
+    }
+
+    /// What a crash leaves of the names.
+    fn lose_names(&mut self, random: &mut dyn FnMut(usize) -> usize) {
+        let pending = std::mem::take(&mut self.pending_names);
+        if random(3) == 0 {
+            // as a file system's own journal does it: in order
+            let kept = random(pending.len() + 1);
+            pending.iter().take(kept).for_each(|change| change.apply(&mut self.durable_names));
+        } else {
+            for change in pending {
+                match random(4) {
+                    0 | 1 => {}
+                    // two directories: the old name may have stayed beside the new
+                    2 if !change.is_in_one_directory() => {
+                        Change { clear: None, ..change }.apply(&mut self.durable_names);
+                    }
+                    _ => change.apply(&mut self.durable_names),
+                }
+            }
+        }
+        let mut names = std::mem::take(&mut self.durable_names);
+        // sorted: a directory comes before what is in it
+        let mut dirs = BTreeSet::new();
+        names.retain(|path, node| {
+            let reached = path.parent().is_none() || path == Path::new(".") || dirs.contains(parent_of(path));
+            if reached && *node == Node::Directory {
+                dirs.insert(path.clone());
+            }
+            reached
+        });
+        (self.names, self.durable_names) = (names.clone(), names);
+    }
+
+    /// Writes as much as there is room for.
+    fn write(&mut self, id: usize, offset: usize, bytes: &[u8]) -> io::Result<()> {
+        let mut outcome = Ok(());
+        let mut count = bytes.len();
+        if let Some(capacity) = self.capacity_bytes {
+            let len = self.files[id].now.len();
+            let grows = (offset + count).saturating_sub(len);
+            let room = usize::try_from(capacity.saturating_sub(self.used_bytes())).unwrap_or(usize::MAX);
+            if grows > room {
+                count = (len + room).saturating_sub(offset).min(count);
+                outcome = Err(io::Error::new(io::ErrorKind::StorageFull, "no room"));
+            }
+        }
+        if let Err(error) = self.fault() {
+            count = self.faults.as_mut().map_or(0, |faults| faults.random.usize(..=count));
+            outcome = Err(error);
+        }
+        if count > 0 {
+            let content = &mut self.files[id];
+            write(&mut content.now, offset, &bytes[..count]);
+            content.pending.push(Pending::Write(offset, bytes[..count].to_vec()));
+        }
+        outcome
+    }
+
+    /// Makes a file's writes durable, or some of them and then fails.
+    fn sync(&mut self, id: usize) -> io::Result<()> {
+        let failed = self.fault();
+        let content = &mut self.files[id];
+        let pending = std::mem::take(&mut content.pending);
+        if let (Err(error), Some(faults)) = (failed, &mut self.faults) {
+            content.forgot = true;
+            for pending in pending {
+                if faults.random.bool() {
+                    pending.apply(&mut content.durable);
+                }
+            }
+            return Err(error);
+        }
+        pending.iter().for_each(|pending| pending.apply(&mut content.durable));
+        Ok(())
     }
 }
 
-fn set(names: &mut BTreeMap<PathBuf, Node>, path: PathBuf, node: Option<Node>) {
-    match node {
-        Some(node) => names.insert(path, node),
-        None => names.remove(&path),
-    };
+impl Change {
+    fn apply(&self, names: &mut BTreeMap<PathBuf, Node>) {
+        if let Some(path) = &self.clear {
+            names.remove(path);
+        }
+        if let Some((path, node)) = &self.set {
+            names.insert(path.clone(), *node);
+        }
+    }
+
+    fn is_in_one_directory(&self) -> bool {
+        match (&self.set, &self.clear) {
+            (Some((to, _)), Some(from)) => to.parent() == from.parent(),
+            _ => true,
+        }
+    }
+}
+
+impl Pending {
+    fn apply(&self, content: &mut Vec<u8>) {
+        match self {
+            Self::Write(offset, bytes) => write(content, *offset, bytes),
+            Self::SetLen(len) => content.resize(*len, 0),
+        }
+    }
+
+    /// What arrives of it when the power goes.
+    fn arrive(&self, content: &mut Vec<u8>, loss: Loss, random: &mut dyn FnMut(usize) -> usize) {
+        let (offset, bytes) = match self {
+            Self::Write(offset, bytes) if loss != Loss::Writes => (*offset, bytes),
+            whole => {
+                if random(2) == 0 {
+                    whole.apply(content);
+                }
+                return;
+            }
+        };
+        if loss == Loss::Bytes {
+            let torn = random(bytes.len() + 1);
+            match random(4) {
+                0 => write(content, offset, bytes),
+                1 => {}
+                2 => write(content, offset, &bytes[..torn]),
+                _ => write(content, offset + torn, &bytes[torn..]),
+            }
+            return;
+        }
+        let mut at = 0;
+        while at < bytes.len() {
+            let sector_end = (offset + at) / SECTOR_BYTES * SECTOR_BYTES + SECTOR_BYTES;
+            let end = bytes.len().min(sector_end - offset);
+            if random(2) == 0 {
+                write(content, offset + at, &bytes[at..end]);
+            }
+            at = end;
+        }
+    }
 }
 
 fn write(content: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
+    if bytes.is_empty() {
+        return;
+    }
     let end = offset + bytes.len();
     if content.len() < end {
         content.resize(end, 0);
@@ -222,12 +434,14 @@ impl Disk for MemoryDisk {
         world.count()?;
         let id = world.files.len();
         world.files.push(Content::default());
-        world.change_name(path, Some(Node::File(id)));
+        world.change_names(Change { set: Some((path.to_owned(), Node::File(id))), clear: None });
         Ok(Arc::new(MemoryFile { disk: self.clone(), id }))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        let id = self.world().file(path)?;
+        let mut world = self.world();
+        world.fault()?;
+        let id = world.file(path)?;
         Ok(Arc::new(MemoryFile { disk: self.clone(), id }))
     }
 
@@ -255,7 +469,7 @@ impl Disk for MemoryDisk {
         let parent = parent_of(dir);
         if !self.exists(dir)? {
             self.create_dir(parent)?;
-            self.world().change_name(dir, Some(Node::Directory));
+            self.world().change_names(Change { set: Some((dir.to_owned(), Node::Directory)), clear: None });
         }
         self.sync_dir(parent)
     }
@@ -264,11 +478,19 @@ impl Disk for MemoryDisk {
         let mut world = self.world();
         world.count()?;
         let pending = std::mem::take(&mut world.pending_names);
-        for (path, node) in pending {
-            if path.parent() == Some(dir) {
-                set(&mut world.durable_names, path, node);
-            } else {
-                world.pending_names.push((path, node));
+        for mut change in pending {
+            let is_here = |path: &Path| path.parent() == Some(dir);
+            let sets = change.set.as_ref().is_some_and(|(path, _)| is_here(path));
+            let clears = change.clear.as_deref().is_some_and(is_here);
+            if !sets && !clears {
+                world.pending_names.push(change);
+                continue;
+            }
+            // the new name never comes later than the old one goes
+            let old = if clears { None } else { change.clear.take() };
+            change.apply(&mut world.durable_names);
+            if old.is_some() {
+                world.pending_names.push(Change { set: None, clear: old });
             }
         }
         Ok(())
@@ -278,8 +500,10 @@ impl Disk for MemoryDisk {
         let mut world = self.world();
         world.count()?;
         let id = world.file(from)?;
-        world.change_name(to, Some(Node::File(id)));
-        world.change_name(from, None);
+        if from != to {
+            let set = Some((to.to_owned(), Node::File(id)));
+            world.change_names(Change { set, clear: Some(from.to_owned()) });
+        }
         Ok(())
     }
 
@@ -287,7 +511,7 @@ impl Disk for MemoryDisk {
         let mut world = self.world();
         world.count()?;
         world.file(path)?;
-        world.change_name(path, None);
+        world.change_names(Change { set: None, clear: Some(path.to_owned()) });
         Ok(())
     }
 
@@ -305,7 +529,8 @@ struct MemoryFile {
 
 impl DiskFile for MemoryFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let world = self.disk.world();
+        let mut world = self.disk.world();
+        world.fault()?;
         if world.files[self.id].unreadable {
             return Err(io::Error::other("a bad sector"));
         }
@@ -318,23 +543,17 @@ impl DiskFile for MemoryFile {
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut world = self.disk.world();
-        world.count()?;
-        let content = &mut world.files[self.id];
-        write(&mut content.now, offset as usize, bytes);
-        content.pending.push(Pending::Write(offset as usize, bytes.to_vec()));
-        Ok(())
+        world.start()?;
+        world.write(self.id, offset as usize, bytes)
     }
 
     fn sync_data(&self) -> io::Result<()> {
         let mut world = self.disk.world();
-        world.count()?;
+        world.start()?;
         if std::mem::take(&mut world.next_sync_fails) {
             return Err(io::Error::other("injected fault"));
         }
-        let content = &mut world.files[self.id];
-        content.pending.clear();
-        content.durable = content.now.clone();
-        Ok(())
+        world.sync(self.id)
     }
 
     fn len(&self) -> io::Result<u64> {
@@ -348,5 +567,75 @@ impl DiskFile for MemoryFile {
         content.now.resize(len as usize, 0);
         content.pending.push(Pending::SetLen(len as usize));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disk() -> (MemoryDisk, PathBuf) {
+        let disk = MemoryDisk::default();
+        let dir = PathBuf::from("/dir");
+        disk.create_dir(&dir).unwrap();
+        (disk, dir)
+    }
+
+    #[test]
+    fn what_a_failed_sync_was_for_may_be_lost_although_the_next_succeeds() {
+        let mut lost = 0;
+        for seed in 0..64 {
+            let (disk, dir) = disk();
+            let file = disk.create(&dir.join("file")).unwrap();
+            disk.sync_dir(&dir).unwrap();
+            file.write_at(0, b"bytes").unwrap();
+            disk.fail_one_in(1, seed);
+            file.sync_data().unwrap_err();
+            disk.fail_one_in(0, 0);
+            file.sync_data().unwrap();
+            assert_eq!(disk.read(&dir.join("file")).unwrap(), b"bytes", "the cache has them");
+            disk.crash(|_| 0);
+            lost += u32::from(disk.read(&dir.join("file")).unwrap() != b"bytes");
+        }
+        assert!((1..64).contains(&lost), "{lost}");
+    }
+
+    #[test]
+    fn a_write_that_finds_no_room_lands_in_part() {
+        let (disk, dir) = disk();
+        let file = disk.create(&dir.join("file")).unwrap();
+        disk.set_capacity_bytes(Some(10));
+        file.write_at(0, &[1; 8]).unwrap();
+        let error = file.write_at(4, &[2; 8]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(disk.read(&dir.join("file")).unwrap(), [1, 1, 1, 1, 2, 2, 2, 2, 2, 2]);
+        file.write_at(0, &[3; 10]).unwrap();
+        disk.set_capacity_bytes(None);
+        file.write_at(10, &[4]).unwrap();
+        assert_eq!(disk.used_bytes(), 11);
+    }
+
+    #[test]
+    fn every_way_to_lose_power_is_met() {
+        let mut random = fastrand::Rng::with_seed(7);
+        let (mut contents, mut names) = (BTreeSet::new(), BTreeSet::new());
+        for _ in 0..4_000 {
+            let (disk, dir) = disk();
+            let (one, other) = (dir.join("one"), dir.join("other"));
+            let file = disk.create(&one).unwrap();
+            disk.sync_dir(&dir).unwrap();
+            file.write_at(0, b"aaaa").unwrap();
+            file.write_at(1, b"bb").unwrap();
+            disk.rename(&one, &other).unwrap();
+            disk.create(&dir.join("third")).unwrap();
+            disk.crash(|below| random.usize(..below));
+            let left = disk.list(&dir).unwrap();
+            contents.insert(disk.read(&dir.join(&left[0])).unwrap());
+            names.insert(left.join(" "));
+        }
+        for bytes in [&b""[..], b"aaaa", b"abba", b"a", b"\0b", b"\0bb", b"abb", b"\0\0\0a"] {
+            assert!(contents.contains(bytes), "{bytes:?} of {contents:?}");
+        }
+        assert!(names.iter().eq(["one", "one third", "other", "other third"]), "{names:?}");
     }
 }

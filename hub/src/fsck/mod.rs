@@ -71,8 +71,23 @@ pub struct Stores<'a> {
 /// If a store cannot be read at all. A damaged journal is such an error: it
 /// names the file and the place.
 pub fn run(stores: Stores<'_>) -> io::Result<Report> {
+    let (data, disk, origin) = (stores.data, stores.disk.clone(), stores.verifier.origin().to_owned());
+    let (mut report, replayed) = look(stores)?;
+    if let Some(replayed) = replayed
+        && let Some(what) = state_differs(data, &disk, &origin, &replayed)?
+    {
+        report.wrong(what);
+    }
+    Ok(report)
+}
+
+/// As [`run`], but for the state: returns what it must be, unless the journal
+/// cannot be replayed.
+///
+/// # Errors
+/// As [`run`].
+pub fn look(stores: Stores<'_>) -> io::Result<(Report, Option<MemoryState>)> {
     let Stores { data, disk, verifier, progress } = stores;
-    let origin = verifier.origin().to_owned();
     let mut checker = Checker::new(Some(verifier));
     let replayed = MemoryState::new();
     let mut broken = None;
@@ -98,7 +113,7 @@ pub fn run(stores: Stores<'_>) -> io::Result<Report> {
     };
     if let Some(error) = broken {
         report.wrong(format!("the journal cannot be replayed: {error}"));
-        return Ok(report);
+        return Ok((report, None));
     }
     if let Some(last) = found.last_commit {
         let tree = data.join("tree");
@@ -114,10 +129,7 @@ pub fn run(stores: Stores<'_>) -> io::Result<Report> {
         }
     }
     documents(data, &disk, &replayed, &mut report)?;
-    if let Some(what) = state_differs(data, &disk, &origin, &replayed)? {
-        report.wrong(what);
-    }
-    Ok(report)
+    Ok((report, Some(replayed)))
 }
 
 /// Replays a batch into a state.

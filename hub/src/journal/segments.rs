@@ -32,11 +32,18 @@ pub struct Layout {
     pub segment_bytes: u64,
     /// Bytes of zeros ahead of the end.
     pub ahead_bytes: u64,
+    /// Makes the segments' marks follow from a number, for tests that must
+    /// give the same bytes again; `None`: nobody can foresee them.
+    pub mark_seed: Option<u64>,
 }
 
 impl Default for Layout {
     fn default() -> Self {
-        Self { segment_bytes: limits::SEGMENT_BYTES, ahead_bytes: limits::SEGMENT_AHEAD_BYTES }
+        Self {
+            segment_bytes: limits::SEGMENT_BYTES,
+            ahead_bytes: limits::SEGMENT_AHEAD_BYTES,
+            mark_seed: None,
+        }
     }
 }
 
@@ -300,7 +307,10 @@ fn new_segment(
     layout: Layout,
 ) -> io::Result<(Segment, Arc<dyn DiskFile>, u64)> {
     let mut mark = [0; 8];
-    getrandom::fill(&mut mark).map_err(io::Error::other)?;
+    match layout.mark_seed {
+        None => getrandom::fill(&mut mark).map_err(io::Error::other)?,
+        Some(seed) => fastrand::Rng::with_seed(seed ^ start.batch).fill(&mut mark),
+    }
     // none of them zero: a batch that was written to its end shows it
     let mark = mark.map(|byte| byte.max(1));
     let header = Header { origin, first_sequence: start.sequence, first_batch: start.batch, mark };

@@ -16,7 +16,7 @@ use super::{
 use crate::disk::{Disk, MemoryDisk, RealDisk};
 
 const DIR: &str = "/journal";
-const SMALL: Layout = Layout { segment_bytes: 16 * 1024, ahead_bytes: 2048 };
+const SMALL: Layout = Layout { segment_bytes: 16 * 1024, ahead_bytes: 2048, mark_seed: None };
 
 /// A batch of records from `first` on, with as many bytes of cargo each.
 pub(crate) fn batch(first: u64, cargo_bytes: &[usize]) -> Batch {

@@ -1,12 +1,22 @@
 //! The state in memory: the tests' oracle, and what fsck rebuilds into.
-//! Forgets everything at the end of the process.
+//! Forgets everything at the end of the process, but for the snapshots that it
+//! is told to take.
 
 use std::{
     collections::BTreeMap,
-    sync::{PoisonError, RwLock},
+    io,
+    ops::ControlFlow,
+    path::Path,
+    sync::{Arc, PoisonError, RwLock},
 };
 
-use super::{Changes, Key, Read, State, Value, Visit, draft};
+use super::{
+    Apply, Changes, Key, Read, State, Taken, Value, Visit, catch_up, draft,
+    fingerprint::{Fingerprint, Marker, Owner},
+    read_once,
+    snapshot::Snapshots,
+};
+use crate::{disk::Disk, journal::JournalReader};
 
 /// A state that is one map.
 #[derive(Debug, Default)]
@@ -22,6 +32,57 @@ impl MemoryState {
     /// An empty state.
     pub fn new() -> Self {
         Self::default()
+    }
+}
+
+/// The snapshots of a state in memory: the same files as those of a state on
+/// disk.
+#[derive(Debug, Clone)]
+pub struct MemorySnapshots(Snapshots);
+
+impl MemorySnapshots {
+    /// The snapshots in a directory, of the log with this origin.
+    pub fn new(disk: Arc<dyn Disk>, dir: &Path, origin: &str, layout_version: u32) -> Self {
+        Self(Snapshots { disk, dir: dir.to_owned(), owner: Owner::new(origin, layout_version) })
+    }
+
+    /// Opens the state that follows from the newest good snapshot and the
+    /// journal behind it, by the same rules as a state on disk.
+    pub fn open(&self, journal: &dyn JournalReader, apply: &Apply<'_>) -> io::Result<MemoryState> {
+        let records = journal.size();
+        self.0.disk.create_dir(&self.0.dir)?;
+        if let Some(lost) = self.0.ahead(records)? {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, lost));
+        }
+        let snapshot = self.0.newest()?;
+        self.0.tidy(records)?;
+        let state = MemoryState::new();
+        if let Some(snapshot) = snapshot {
+            let mut changes = Changes::new();
+            snapshot.load(|key, value| {
+                changes.insert(key.to_vec(), Some(value.to_vec()));
+                Ok(())
+            })?;
+            state.publish(changes, snapshot.marker.applied);
+        }
+        catch_up(&state, journal, apply)?;
+        Ok(state)
+    }
+
+    /// Writes a snapshot of the state as it is now.
+    pub fn take(&self, state: &MemoryState) -> io::Result<Taken> {
+        let applied = state.applied();
+        read_once(state, |read| {
+            let mut fingerprint = Fingerprint::default();
+            read.scan(&[], &[], &mut |key, value| {
+                fingerprint.add(key, value);
+                ControlFlow::Continue(())
+            });
+            let marker = Marker { owner: self.0.owner, applied, fingerprint };
+            let mut taking = self.0.begin(&marker, 0)?;
+            while !self.0.step(&mut taking, read, usize::MAX)? {}
+            self.0.finish(taking)
+        })
     }
 }
 

@@ -34,7 +34,7 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use gaps::{Gaps, Moment};
-pub use open::{Apply, ahead, open};
+pub use open::{ahead, open};
 use store::Store;
 
 use super::{

@@ -12,7 +12,6 @@
 use std::{
     fmt, fs,
     io::{self, Write as _},
-    ops::ControlFlow,
     path::Path,
     thread,
 };
@@ -21,9 +20,9 @@ use tracing::{info, warn};
 
 use super::{Options, SledState, redo, store, store::Store};
 use crate::{
-    journal::{Entry, JournalReader},
+    journal::JournalReader,
     state::{
-        Changes, Draft, JournalLost, State,
+        Apply, JournalLost, catch_up,
         fingerprint::{Fingerprint, Marker},
     },
 };
@@ -47,10 +46,6 @@ enum Unusable {
     Suspect(String),
     Damaged(String),
 }
-
-/// Brings a draft from before a record to after it; an error if it does not
-/// know what the record means.
-pub type Apply<'a> = dyn Fn(&mut Draft<'_>, &Entry) -> io::Result<()> + 'a;
 
 /// Opens the state and brings it to the journal's end with `apply`. Whatever
 /// is wrong with the directory, the result is what the journal says; an error
@@ -182,37 +177,6 @@ fn rebuild(options: &Options, unusable: &Unusable) -> io::Result<(Store, Marker)
         fs::File::open(dir.join("sled"))?.sync_all()?;
         fs::File::open(dir)?.sync_all()?;
         Ok((store, marker))
-    })
-}
-
-/// Applies the records that the state does not contain yet.
-fn catch_up(state: &SledState, journal: &dyn JournalReader, apply: &Apply<'_>) -> io::Result<()> {
-    let from = state.applied();
-    if from == journal.size() {
-        return Ok(());
-    }
-    info!(from, to = journal.size(), "catching up with the journal");
-    journal.replay(from, &mut |batch| {
-        let applied = state.applied();
-        let (mut changes, mut failed) = (Changes::new(), None);
-        state.read(&mut |base| {
-            let mut draft = Draft::new(base);
-            for entry in batch.entries.iter().filter(|entry| entry.sequence >= applied) {
-                if let Err(error) = apply(&mut draft, entry) {
-                    failed =
-                        Some(io::Error::new(error.kind(), format!("record {}: {error}", entry.sequence)));
-                    return;
-                }
-            }
-            changes = draft.into_changes();
-        });
-        if let Some(error) = failed {
-            // nothing of this batch is published, so that the next start
-            // meets the same record again
-            return Err(error);
-        }
-        state.publish(changes, batch.commit.size);
-        Ok(ControlFlow::Continue(()))
     })
 }
 
