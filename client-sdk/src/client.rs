@@ -10,7 +10,7 @@ use std::{
 
 use axis_proto::{
     hub::v1::{
-        GetInfoRequest, GetInfoResponse, GetReceiptRequest, directory_service_client::DirectoryServiceClient,
+        GetInfoResponse, GetReceiptRequest, directory_service_client::DirectoryServiceClient,
         evidence_service_client::EvidenceServiceClient, feed_service_client::FeedServiceClient,
         hub_service_client::HubServiceClient, identity_service_client::IdentityServiceClient,
         mailbox_service_client::MailboxServiceClient, submission_service_client::SubmissionServiceClient,
@@ -30,6 +30,7 @@ use crate::{
     receipt,
     retry::{Patience, patiently},
     tls,
+    trust::Trust,
 };
 
 /// How a client behaves. The defaults suit an agency; tests shorten them.
@@ -114,6 +115,8 @@ pub(crate) struct Inner {
     pub home: Home,
     pub options: ClientOptions,
     pub identity: RwLock<Arc<Identity>>,
+    /// Which log of the hub is trusted.
+    pub trust: Trust,
     channel: RwLock<Channel>,
     /// Where to run what outlives its caller: answers of dropped deliveries.
     pub runtime: tokio::runtime::Handle,
@@ -134,7 +137,9 @@ impl Client {
         let home = Home::at(home.as_ref());
         let identity = Identity::load(&home)?;
         let channel = tls::channel(&identity.profile.hub_address, tls::of_identity(&identity)?, &options)?;
+        let trust = Trust::open(&home, &identity.profile.log_verifier_key)?;
         let inner = Inner {
+            trust,
             home,
             options,
             identity: RwLock::new(Arc::new(identity)),
@@ -185,14 +190,9 @@ impl Client {
     /// that this home enrolled with.
     pub async fn info(&self) -> Result<GetInfoResponse> {
         let inner = &self.inner;
-        let info = inner
-            .retried(|| async { inner.timed(inner.hub().get_info(inner.request(GetInfoRequest {}))).await })
-            .await?;
-        let profile = &inner.identity().profile;
-        if info.hub_id != profile.hub_id.as_str() || info.log_verifier_key != profile.log_verifier_key {
-            let detail = format!("it calls itself {} with log key {}", info.hub_id, info.log_verifier_key);
-            return Err(Verification::new("hub", detail).into());
-        }
+        let info = inner.retried(|| inner.ask_info()).await?;
+        inner.met(&info)?;
+        inner.mind_log().await?;
         Ok(info)
     }
 
@@ -208,7 +208,8 @@ impl Client {
             })
             .await?;
         let found = receipt::required(answer.receipt)?;
-        let verified = receipt::verify(&found, &inner.identity().log)?;
+        let verified = inner.verified(&found).await?;
+        inner.mind_log().await?;
         if verified.record.sequence != sequence {
             let detail = format!("it is for record {}, not {sequence}", verified.record.sequence);
             return Err(Verification::new("receipt", detail).into());
@@ -355,7 +356,7 @@ mod tests {
         };
         let mut found = enrolled.receipt(3, Event::Accepted(accepted));
         let opens = |found: &Receipt, agency: &str| {
-            opens(&receipt::verify(found, &enrolled.inner().identity().log).unwrap(), agency)
+            opens(&enrolled.inner().trust.verify(found).unwrap(), agency)
         };
         assert!(!opens(&found, "H53"), "it opens nothing");
         found.opening = leaves::open(&list, 1);

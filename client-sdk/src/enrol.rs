@@ -112,7 +112,7 @@ impl Client {
             answer => answer?,
         };
         let receipt = receipt::required(answer.receipt)?;
-        let verified = receipt::verify(&receipt, &identity.log)?;
+        let verified = inner.verified(&receipt).await?;
         let system = &identity.profile.system_id;
         // a key that an earlier renewal registered is in that one's record
         let key_id = (!request.signing_public_key.is_empty()).then_some(next.as_ref()).flatten();
@@ -146,7 +146,7 @@ impl Client {
             .await?;
         let receipt = receipt::required(answer.receipt)?;
         let identity = inner.identity();
-        let verified = receipt::verify(&receipt, &identity.log)?;
+        let verified = inner.verified(&receipt).await?;
         revokes(&verified, &identity.profile.system_id, key_id)?;
         receipt::keep(&inner.home, &receipt, verified.index);
         Ok(receipt)
@@ -188,15 +188,17 @@ async fn enrol(
     .await?
     .into_inner();
 
-    let (profile, receipt, sequence) = checked(&answer, token, &signing_key.public())?;
-    if let Some(expected) = expected
-        && (expected.system_id != profile.system_id || expected.hub_id != profile.hub_id)
-    {
-        return Err(HomeProblem::OtherIdentity {
-            expected: format!("{} at {}", expected.system_id, expected.hub_id),
-            found: format!("{} at {}", profile.system_id, profile.hub_id),
+    let (mut profile, receipt, sequence) = checked(&answer, token, &signing_key.public())?;
+    if let Some(expected) = expected {
+        if expected.system_id != profile.system_id || expected.hub_id != profile.hub_id {
+            return Err(HomeProblem::OtherIdentity {
+                expected: format!("{} at {}", expected.system_id, expected.hub_id),
+                found: format!("{} at {}", profile.system_id, profile.hub_id),
+            }
+            .into());
         }
-        .into());
+        // a token is no word for another log: the known one has to sign for it, or a person
+        profile.log_verifier_key = expected.log_verifier_key;
     }
     tls::fits(&tls_key, &answer.certificate)?;
     // after a crash from here on, a renewal with a signing key takes this one
@@ -353,7 +355,7 @@ mod tests {
                 .to_vec();
             let changed = DirectoryChanged { entries, ..Default::default() };
             let receipt = hub.receipt(3, Event::DirectoryChanged(changed));
-            receipt::verify(&receipt, &hub.inner().identity().log).unwrap()
+            hub.inner().trust.verify(&receipt).unwrap()
         };
         let registered = |change: &dyn Fn(&mut Certificate, &mut RegisteredKey)| {
             registers(&made(change), &system, Some(key), b"der").is_ok()

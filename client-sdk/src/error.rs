@@ -62,6 +62,9 @@ pub enum Error {
     /// The home directory does not allow it.
     #[error("{0}")]
     Home(#[from] HomeProblem),
+    /// The hub's log is not the one that this home trusts.
+    #[error("{0}")]
+    Log(#[from] LogProblem),
 }
 
 /// What was tried with a file.
@@ -122,6 +125,52 @@ pub enum HomeProblem {
         /// The directory.
         home: String,
     },
+}
+
+/// What is wrong with the hub's log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LogProblem {
+    /// It has shown two heads of which one does not go on from the other:
+    /// somebody has rewritten it, or an older copy of the hub was started. Both
+    /// are kept in the home, and nothing is trusted until a person decides.
+    #[error("the hub's log has two histories: it has shown {remembered}, and then {shown}")]
+    Forked {
+        /// What was seen before.
+        remembered: Box<Head>,
+        /// What does not go on from it.
+        shown: Box<Head>,
+    },
+    /// The hub has another log, and the one that is known did not sign for it.
+    #[error("the hub's log is now {verifier_key}, and {known} did not sign for it")]
+    Unknown {
+        /// Origin of the log that is known.
+        known: String,
+        /// Verifier key of the one that the hub names.
+        verifier_key: String,
+    },
+}
+
+/// A head of a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Head {
+    /// The log.
+    pub origin: String,
+    /// Number of its records.
+    pub size: u64,
+    /// The root over them.
+    pub root: [u8; 32],
+    /// The signed note that says so.
+    pub note: String,
+}
+
+impl fmt::Display for Head {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { origin, size, root, .. } = self;
+        let root: String = root.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        write!(f, "{origin} of {size} records with root {root}…")
+    }
 }
 
 /// A refusal: why, what to do, and what exactly is wrong.

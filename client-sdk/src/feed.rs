@@ -180,7 +180,9 @@ async fn read_from(inner: &Inner, after: &mut u64, entries: &mpsc::Sender<Result
         if answer.entries.is_empty() {
             return Ok(());
         }
+        inner.mind_log().await?;
         for entry in answer.entries {
+            inner.know_log_of(entry.receipt.as_ref()).await?;
             if entries.send(Ok(checked(inner, entry, after)?)).await.is_err() {
                 return Ok(());
             }
@@ -203,6 +205,8 @@ async fn follow_from(inner: &Inner, after: &mut u64, entries: &mpsc::Sender<Resu
             () = entries.closed() => return Ok(()),
         };
         let Some(entry) = message.ok_or_else(|| Error::broken(&address))?.entry else { continue };
+        inner.know_log_of(entry.receipt.as_ref()).await?;
+        inner.mind_log().await?;
         if entries.send(Ok(checked(inner, entry, after)?)).await.is_err() {
             return Ok(());
         }
@@ -218,7 +222,7 @@ fn checked(inner: &Inner, entry: FeedEntry, after: &mut u64) -> Result<FeedItem>
     }
     let found = receipt::required(entry.receipt)?;
     let identity = inner.identity();
-    let record = receipt::verify(&found, &identity.log)?.record;
+    let record = inner.trust.verify(&found)?.record;
     let system = identity.profile.system_id.as_str();
     let placed =
         record.feeds.iter().any(|place| place.system == system && place.feed_sequence == entry.feed_sequence);

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use axis_proto::{
     id::{AgencyCode, Digest, HubId, SystemId},
     key::SigningKey,
-    note::CheckpointVerifier,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use serde::{Deserialize, Serialize};
@@ -58,6 +57,16 @@ impl Home {
         self.0.join("authority.pem")
     }
 
+    /// The logs that are trusted, and what was seen of them.
+    pub fn log(&self) -> PathBuf {
+        self.0.join("log.json")
+    }
+
+    /// Held by whoever writes the logs.
+    pub fn log_lock(&self) -> PathBuf {
+        self.0.join("log.lock")
+    }
+
     /// The ledger of mailbox numbers.
     pub fn mailbox(&self) -> PathBuf {
         self.0.join("mailbox.json")
@@ -104,7 +113,8 @@ pub struct Profile {
     pub hub_id: HubId,
     /// Where the hub listens for systems: `host:port`.
     pub hub_address: String,
-    /// Verifier key of the hub's log.
+    /// Verifier key of the hub's log at the enrolment; `log.json` knows which
+    /// logs have continued it.
     pub log_verifier_key: String,
     /// SHA-256 of the public key of the hub's certificate authority.
     pub authority_key_sha256: Digest,
@@ -131,8 +141,6 @@ pub struct Identity {
     pub tls_key: PrivateKeyDer<'static>,
     /// The hub's certificate authority.
     pub authority: CertificateDer<'static>,
-    /// What verifies the hub's checkpoints.
-    pub log: CheckpointVerifier,
 }
 
 impl Identity {
@@ -140,9 +148,6 @@ impl Identity {
     pub fn load(home: &Home) -> Result<Self> {
         let profile = load_profile(home)?
             .ok_or_else(|| HomeProblem::NotEnrolled { home: home.path().display().to_string() })?;
-        let log = CheckpointVerifier::parse(&profile.log_verifier_key)
-            .map_err(|error| Error::damaged(&home.profile(), error))?;
-
         let path = home.tls();
         let pem = read(&path)?;
         let tls_key = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| Error::damaged(&path, error))?;
@@ -158,7 +163,7 @@ impl Identity {
             CertificateDer::from_pem_slice(&read(&path)?).map_err(|error| Error::damaged(&path, error))?;
         let signing_key = load_signing_key(&home.signing_key())?
             .ok_or_else(|| Error::damaged(&home.signing_key(), "it is missing"))?;
-        Ok(Self { profile, signing_key, certificates, tls_key, authority, log })
+        Ok(Self { profile, signing_key, certificates, tls_key, authority })
     }
 }
 

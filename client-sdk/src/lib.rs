@@ -22,16 +22,20 @@ mod send;
 #[cfg(test)]
 mod testing;
 mod tls;
+mod trust;
 
 pub use axis_proto::{self as proto, reason::Language, token::EnrolmentToken};
 
 pub use client::{Client, ClientOptions, OnRetry};
 pub use directory::Directory;
 pub use enrol::{Enrolled, Renew};
-pub use error::{Cause, Error, HomeProblem, Refused, Result, Task, Unreachable, Verification, Violation};
+pub use error::{
+    Cause, Error, Head, HomeProblem, LogProblem, Refused, Result, Task, Unreachable, Verification, Violation,
+};
 pub use feed::{Feed, FeedItem, FeedOptions};
 pub use home::Profile;
 pub use names::safe as safe_file_name;
 pub use progress::{Progress, Step, Watch, quiet};
 pub use receive::{Deliveries, MailboxNumbers, ReceiveOptions, Received, ReceivedDocument, Saved, Settled};
 pub use send::{Outgoing, OutgoingFile, Sent, Source};
+pub use trust::{KnownLog, KnownLogs};

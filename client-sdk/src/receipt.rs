@@ -120,14 +120,12 @@ pub(crate) fn delivery_of(event: &Event) -> Option<(&axis_proto::record::v1::Del
     }
 }
 
-/// Verifies that a receipt is about one delivery of one envelope.
-pub(crate) fn verify_delivery(
-    receipt: &Receipt,
-    log: &CheckpointVerifier,
+/// Checks that a verified receipt is about one delivery of one envelope.
+pub(crate) fn of_delivery(
+    verified: VerifiedReceipt,
     delivery_id: &str,
     envelope_digest: &Digest,
 ) -> Result<VerifiedReceipt> {
-    let verified = verify(receipt, log)?;
     let fits = verified.record.event.as_ref().and_then(delivery_of).is_some_and(|(delivery, _)| {
         format!("{}-{}", delivery.envelope_sequence, delivery.recipient_index) == delivery_id
             && delivery.envelope_digest.as_ref() == envelope_digest.as_ref()

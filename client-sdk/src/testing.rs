@@ -1,7 +1,10 @@
 //! What tests of this crate need: an enrolled home without a hub, and a hub's
 //! own hand to make receipts with.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use axis_proto::{
     id::Digest,
@@ -26,6 +29,7 @@ pub struct Enrolled {
     pub folder: tempfile::TempDir,
     pub client: Client,
     pub log: CheckpointSigner,
+    made: AtomicU64,
 }
 
 impl Enrolled {
@@ -53,21 +57,23 @@ impl Enrolled {
         };
         home::save_profile(&home, &profile).unwrap();
         let client = Client::connect_with(folder.path(), impatient()).await.unwrap();
-        Self { folder, client, log }
+        Self { folder, client, log, made: AtomicU64::new(0) }
     }
 
     pub fn inner(&self) -> &Arc<Inner> {
         &self.client.inner
     }
 
-    /// The receipt of an event, as the only record of a log.
+    /// The receipt of an event, as the only record of a log. Each is proven
+    /// under a size of its own.
     pub fn receipt(&self, sequence: u64, event: Event) -> Receipt {
         let record = Record { sequence, event: Some(event), ..Record::default() }.encode_to_vec();
+        let size = sequence + 1 + self.made.fetch_add(1, Ordering::Relaxed);
         let mut leaves: Vec<[u8; 32]> =
-            (0..=sequence).map(|index| *Digest::of(&index.to_be_bytes()).as_bytes()).collect();
+            (0..size).map(|index| *Digest::of(&index.to_be_bytes()).as_bytes()).collect();
         leaves[sequence as usize] = tree::record_leaf(&[7; 16], &record);
         let path = tree::inclusion_of(&leaves, sequence as usize);
-        let checkpoint = self.log.sign(sequence + 1, &tree::root_of(&leaves));
+        let checkpoint = self.log.sign(size, &tree::root_of(&leaves));
         receipt::make(record.into(), &[7; 16], sequence, path, checkpoint)
     }
 }

@@ -188,11 +188,14 @@ impl Received {
                 inner.timed(mailbox.acknowledge(inner.request(request.clone()))).await
             })
             .await?;
-        self.settled(answer.receipt, &said, answer.duplicate, answer.late, |event| match event {
+        inner.know_log_of(answer.receipt.as_ref()).await?;
+        let settled = self.settled(answer.receipt, &said, answer.duplicate, answer.late, |event| match event {
             Event::Acknowledged(it) if !answer.late => Some(it.acknowledgement_digest.clone()),
             Event::LateAccepted(it) if answer.late => Some(it.acknowledgement_digest.clone()),
             _ => None,
-        })
+        })?;
+        inner.mind_log().await?;
+        Ok(settled)
     }
 
     /// Says, signed and for good, that we cannot take it, and why.
@@ -220,10 +223,13 @@ impl Received {
                 inner.timed(mailbox.reject(inner.request(request.clone()))).await
             })
             .await?;
-        self.settled(answer.receipt, &said, answer.duplicate, false, |event| match event {
+        inner.know_log_of(answer.receipt.as_ref()).await?;
+        let settled = self.settled(answer.receipt, &said, answer.duplicate, false, |event| match event {
             Event::Rejected(it) => Some(it.rejection_digest.clone()),
             _ => None,
-        })
+        })?;
+        inner.mind_log().await?;
+        Ok(settled)
     }
 
     /// Not now: it comes again after the delay, or when the hub thinks best.
@@ -260,9 +266,9 @@ impl Received {
         digest_of: impl Fn(&Event) -> Option<Bytes>,
     ) -> Result<Settled> {
         let found = receipt::required(found)?;
-        let log = &self.inner.identity().log;
         let delivery_id = self.lease.delivery_id.to_string();
-        let verified = receipt::verify_delivery(&found, log, &delivery_id, &self.verified.envelope_digest)?;
+        let verified = self.inner.trust.verify(&found)?;
+        let verified = receipt::of_delivery(verified, &delivery_id, &self.verified.envelope_digest)?;
         let recorded = verified.record.event.as_ref().and_then(digest_of);
         if !recorded.is_some_and(|digest| duplicate || digest.as_ref() == said.as_ref()) {
             return Err(Verification::new("receipt", "its record says something else").into());
@@ -331,7 +337,10 @@ pub(super) fn verify(inner: &Arc<Inner>, delivery_id: DeliveryId, delivery: Deli
         other => other,
     };
     let found = receipt::required(delivery.receipt).map_err(with_delivery)?;
-    let record = receipt::verify_delivery(&found, &identity.log, &delivery.delivery_id, &opened.digest)
+    let record = inner
+        .trust
+        .verify(&found)
+        .and_then(|verified| receipt::of_delivery(verified, &delivery.delivery_id, &opened.digest))
         .map_err(with_delivery)?
         .record;
     let fits = matches!(&record.event, Some(Event::Leased(leased))

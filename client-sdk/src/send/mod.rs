@@ -10,6 +10,7 @@ use axis_proto::{
     envelope::v1::{Document, DocumentBody, Envelope, SealedEnvelope, envelope::Body},
     hub::v1::{CheckRequest, Reason, Remedy, SubmitRequest, SubmitResponse},
     id::{AgencyCode, Digest, EnvelopeId},
+    receipt::VerifiedReceipt,
     limits::{INLINE_BYTES_MAX, INLINE_DOCUMENT_BYTES_MAX, PAYLOAD_BYTES_MAX},
     record::v1::{Receipt, record::Event},
     seal::{self, PayloadType},
@@ -104,7 +105,8 @@ impl Client {
 
 fn already_sent(inner: &Inner, envelope_id: &EnvelopeId) -> Result<Option<Sent>> {
     let Some(kept) = outbox::kept(&inner.home, envelope_id)? else { return Ok(None) };
-    checked(inner, &kept.plan, &kept.sealed, kept.receipt, true).map(Some)
+    let verified = inner.trust.book().verify(&kept.receipt)?;
+    checked(inner, &kept.plan, &kept.sealed, kept.receipt, verified, true).map(Some)
 }
 
 /// Reads the files, seals the envelope and keeps both.
@@ -233,7 +235,10 @@ async fn hand_over(inner: &Inner, entry: Entry, watch: Watch<'_>) -> Result<Sent
     let envelope_id = entry.plan.envelope_id;
     let outcome = match entry.receipt() {
         // accepted before a crash, only not moved
-        Ok(Some(receipt)) => checked(inner, &entry.plan, &entry.sealed, receipt, true),
+        Ok(Some(receipt)) => {
+            let verified = inner.trust.book().verify(&receipt);
+            verified.and_then(|it| checked(inner, &entry.plan, &entry.sealed, receipt, it, true))
+        }
         Ok(None) => submit(inner, &entry, watch).await,
         Err(error) => Err(error),
     };
@@ -267,7 +272,11 @@ async fn submit(inner: &Inner, entry: &Entry, watch: Watch<'_>) -> Result<Sent> 
         match submit_once(inner, entry).await {
             Ok(answer) => {
                 let receipt = receipt::required(answer.receipt)?;
-                return checked(inner, &entry.plan, &entry.sealed, receipt, answer.duplicate);
+                inner.know_log_of(Some(&receipt)).await?;
+                let verified = inner.trust.verify(&receipt)?;
+                let sent = checked(inner, &entry.plan, &entry.sealed, receipt, verified, answer.duplicate)?;
+                inner.mind_log().await?;
+                return Ok(sent);
             }
             Err(Error::Refused(refused))
                 if refused.remedy == Remedy::Upload && rounds < UPLOAD_ROUNDS_MAX =>
@@ -331,11 +340,11 @@ fn checked(
     plan: &Plan,
     sealed: &SealedEnvelope,
     receipt: Receipt,
+    verified: VerifiedReceipt,
     duplicate: bool,
 ) -> Result<Sent> {
     let bad = |detail: &str| Error::from(Verification::new("receipt", detail));
     let identity = inner.identity();
-    let verified = receipt::verify(&receipt, &identity.log)?;
     let accepted = match &verified.record.event {
         Some(Event::Accepted(accepted)) => accepted,
         _ => return Err(bad("its record does not accept anything")),
@@ -463,7 +472,8 @@ mod tests {
             let mut accepted = accepted.clone();
             change(&mut accepted);
             let receipt = enrolled.receipt(3, Event::Accepted(accepted));
-            checked(enrolled.inner(), &entry.plan, &entry.sealed, receipt, false)
+            let verified = enrolled.inner().trust.verify(&receipt).unwrap();
+            checked(enrolled.inner(), &entry.plan, &entry.sealed, receipt, verified, false)
         };
         let sent = check(|_| ()).unwrap();
         assert_eq!((sent.sequence, sent.envelope_id), (3, entry.plan.envelope_id));
@@ -499,7 +509,8 @@ mod tests {
                 ..Default::default()
             };
             let receipt = enrolled.receipt(3, Event::Accepted(accepted));
-            checked(enrolled.inner(), &entry.plan, &entry.sealed, receipt, false).is_ok()
+            let verified = enrolled.inner().trust.verify(&receipt).unwrap();
+            checked(enrolled.inner(), &entry.plan, &entry.sealed, receipt, verified, false).is_ok()
         };
         assert!(check(expires_unix_ms, 1) && check(expires_unix_ms, 9));
         assert!(!check(expires_unix_ms, 0) && !check(expires_unix_ms + 1, 1));
