@@ -4,7 +4,10 @@
 use std::{
     future::Future,
     path::Path,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -49,6 +52,14 @@ pub struct ClientOptions {
     pub longest_pause: Duration,
     /// How often to ask a silent hub whether it lives.
     pub keep_alive: Duration,
+    /// How long to keep what a restored hub may have lost: the files of what
+    /// was sent, and what was answered. Longer than the oldest backup that may
+    /// be restored; the hub takes nothing that is older than 30 days. Zero
+    /// keeps nothing.
+    pub keep: Duration,
+    /// Whether to offer again by itself what a restored hub lacks. If not,
+    /// [`Client::reconcile`] does.
+    pub reconcile: bool,
     /// The language of the hub's messages.
     pub language: Language,
     /// Is told whenever something is about to be tried again.
@@ -87,6 +98,8 @@ impl Default for ClientOptions {
             first_pause: Duration::from_millis(200),
             longest_pause: Duration::from_secs(15),
             keep_alive: Duration::from_secs(20),
+            keep: Duration::from_secs(35 * 86_400),
+            reconcile: true,
             language: Language::En,
             on_retry: None,
         }
@@ -112,6 +125,8 @@ pub struct Client {
 
 /// What all clones share.
 pub(crate) struct Inner {
+    /// Itself, for the tasks that it starts.
+    pub me: Weak<Inner>,
     pub home: Home,
     pub options: ClientOptions,
     pub identity: RwLock<Arc<Identity>>,
@@ -122,6 +137,10 @@ pub(crate) struct Inner {
     pub runtime: tokio::runtime::Handle,
     /// Answers of dropped deliveries that are under way.
     pub answers: TaskTracker,
+    /// How many deliveries were answered again as they had been answered.
+    pub answered_again: AtomicU64,
+    /// Whether a task of this process offers again what a restored hub lacks.
+    pub reconciling: AtomicBool,
 }
 
 impl Client {
@@ -138,7 +157,8 @@ impl Client {
         let identity = Identity::load(&home)?;
         let channel = tls::channel(&identity.profile.hub_address, tls::of_identity(&identity)?, &options)?;
         let trust = Trust::open(&home, &identity.profile.log_verifier_key)?;
-        let inner = Inner {
+        let inner = Arc::new_cyclic(|me| Inner {
+            me: me.clone(),
             trust,
             home,
             options,
@@ -146,8 +166,13 @@ impl Client {
             channel: RwLock::new(channel),
             runtime: tokio::runtime::Handle::current(),
             answers: TaskTracker::new(),
-        };
-        Ok(Self { inner: Arc::new(inner) })
+            answered_again: AtomicU64::new(0),
+            reconciling: AtomicBool::new(false),
+        });
+        let client = Self { inner };
+        client.inner.tidy();
+        client.inner.reconcile_if_due();
+        Ok(client)
     }
 
     /// Waits until deliveries that were dropped have been given back, at most
@@ -157,6 +182,12 @@ impl Client {
         self.inner.answers.close();
         let _ = tokio::time::timeout(at_most, self.inner.answers.wait()).await;
         self.inner.answers.reopen();
+    }
+
+    /// How many deliveries of a restored hub were answered again by this
+    /// client as they had been answered before, without being shown.
+    pub fn answered_again(&self) -> u64 {
+        self.inner.answered_again.load(Ordering::Relaxed)
     }
 
     /// This system.
@@ -355,9 +386,8 @@ mod tests {
             ..Default::default()
         };
         let mut found = enrolled.receipt(3, Event::Accepted(accepted));
-        let opens = |found: &Receipt, agency: &str| {
-            opens(&enrolled.inner().trust.verify(found).unwrap(), agency)
-        };
+        let opens =
+            |found: &Receipt, agency: &str| opens(&enrolled.inner().trust.verify(found).unwrap(), agency);
         assert!(!opens(&found, "H53"), "it opens nothing");
         found.opening = leaves::open(&list, 1);
         assert!(opens(&found, "H53"));

@@ -50,21 +50,31 @@ pub struct FeedOptions {
 /// for: after a crash the last one comes again.
 #[derive(Debug)]
 pub struct Feed {
-    entries: mpsc::Receiver<Result<FeedItem>>,
+    entries: mpsc::Receiver<Result<Entry>>,
     cursor: Option<Cursor>,
-    last: Option<u64>,
+    last: Option<SavedCursor>,
+}
+
+/// An entry, and the log whose feed it is in.
+#[derive(Debug)]
+struct Entry {
+    item: FeedItem,
+    log: Arc<str>,
 }
 
 #[derive(Debug)]
 struct Cursor {
     path: PathBuf,
     written: Instant,
-    pending: Option<u64>,
+    pending: Option<SavedCursor>,
 }
 
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct SavedCursor {
     after: u64,
+    /// The log whose feed it is in. Unset in homes of before.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    log: String,
 }
 
 const ENTRIES_AHEAD: usize = 64;
@@ -74,8 +84,9 @@ impl Client {
     /// Reads this system's feed.
     pub async fn feed(&self, options: FeedOptions) -> Result<Feed> {
         let path = self.inner.home.feed();
-        let (after, cursor) = match options.after {
-            Some(after) => (after, None),
+        self.inner.trust.check()?;
+        let (from, cursor) = match options.after {
+            Some(after) => (SavedCursor { after, log: String::new() }, None),
             None => {
                 let saved: SavedCursor = match files::read_if_there(&path)? {
                     Some(bytes) => {
@@ -83,11 +94,12 @@ impl Client {
                     }
                     None => SavedCursor::default(),
                 };
-                (saved.after, Some(Cursor { path, written: Instant::now(), pending: None }))
+                (saved, Some(Cursor { path, written: Instant::now(), pending: None }))
             }
         };
         let (sender, entries) = mpsc::channel(ENTRIES_AHEAD);
-        tokio::spawn(read(self.inner.clone(), options.follow, after, sender));
+        let place = Place { after: from.after, log: from.log, fixed: cursor.is_none() };
+        tokio::spawn(read(self.inner.clone(), options.follow, place, sender));
         Ok(Feed { entries, cursor, last: None })
     }
 }
@@ -113,9 +125,11 @@ impl Stream for Feed {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.read_to_last();
-        let item = std::task::ready!(self.entries.poll_recv(context));
-        match &item {
-            Some(Ok(entry)) => self.last = Some(entry.feed_sequence),
+        let entry = std::task::ready!(self.entries.poll_recv(context));
+        match &entry {
+            Some(Ok(Entry { item, log })) => {
+                self.last = Some(SavedCursor { after: item.feed_sequence, log: log.to_string() });
+            }
             Some(Err(_)) => {}
             None => {
                 if let Some(cursor) = &mut self.cursor {
@@ -123,7 +137,7 @@ impl Stream for Feed {
                 }
             }
         }
-        Poll::Ready(item)
+        Poll::Ready(entry.map(|entry| entry.map(|entry| entry.item)))
     }
 }
 
@@ -137,24 +151,39 @@ impl Drop for Feed {
 
 impl Cursor {
     fn write(&mut self) {
-        let Some(after) = self.pending.take() else { return };
+        let Some(pending) = self.pending.take() else { return };
         self.written = Instant::now();
-        let text = serde_json::to_vec(&SavedCursor { after }).expect("a number encodes");
+        let text = serde_json::to_vec(&pending).expect("a number and a name encode");
         if let Err(error) = files::write_lazily(&self.path, &text) {
             tracing::warn!(%error, "the feed's cursor was not written");
         }
     }
 }
 
-async fn read(inner: Arc<Inner>, follow: bool, mut after: u64, entries: mpsc::Sender<Result<FeedItem>>) {
+/// Where reading stands.
+#[derive(Debug)]
+struct Place {
+    after: u64,
+    /// The log whose feed it is in; empty if that is not known.
+    log: String,
+    /// The caller named it, and knows best.
+    fixed: bool,
+}
+
+async fn read(inner: Arc<Inner>, follow: bool, mut place: Place, entries: mpsc::Sender<Result<Entry>>) {
     let mut effort = Effort::new(inner.options.patience());
     loop {
-        let before = after;
-        let result = if follow {
-            follow_from(&inner, &mut after, &entries).await
-        } else {
-            read_from(&inner, &mut after, &entries).await
-        };
+        let before = place.after;
+        let result = async {
+            let log = enter_log(&inner, &mut place).await?;
+            if follow {
+                follow_from(&inner, &mut place.after, &log, &entries).await
+            } else {
+                read_from(&inner, &mut place.after, &log, &entries).await
+            }
+        }
+        .await;
+        let after = place.after;
         let error = match result {
             Ok(()) => return,
             Err(error) => error,
@@ -173,7 +202,59 @@ async fn read(inner: Arc<Inner>, follow: bool, mut after: u64, entries: mpsc::Se
     }
 }
 
-async fn read_from(inner: &Inner, after: &mut u64, entries: &mpsc::Sender<Result<FeedItem>>) -> Result<()> {
+/// Asks which log the hub has, and goes back if it is another one that lacks
+/// what was read: it gives those numbers anew.
+async fn enter_log(inner: &Inner, place: &mut Place) -> Result<Arc<str>> {
+    inner.met(&inner.ask_info().await?)?;
+    let (log, held) = {
+        let book = inner.trust.book();
+        let log: Arc<str> = book.current().verifier.origin().into();
+        let held = match place.log.as_str() {
+            // a cursor of before, in the first log
+            "" => book.held_of(book.logs()[0].verifier.origin()),
+            former => book.held_of(former),
+        };
+        (log, held)
+    };
+    if place.log != *log {
+        if !place.fixed && place.after > 0 && held != u64::MAX {
+            place.after = rewound(inner, place.after, held).await?;
+        }
+        place.fixed = false;
+        place.log = log.to_string();
+    }
+    Ok(log)
+}
+
+/// The last feed number up to this one whose record lies below `held`.
+async fn rewound(inner: &Inner, after: u64, held: u64) -> Result<u64> {
+    let entry_after = |after| async move {
+        let request = ReadFeedRequest { after, max_entries: 1 };
+        inner.timed(inner.feed().read_feed(inner.request(request))).await
+    };
+    let first = entry_after(0).await?;
+    let Some(oldest) = first.entries.first() else { return Ok(0) };
+    // what is older than all that is kept was there before
+    let (mut low, mut high) = (oldest.feed_sequence - 1, after.min(first.high));
+    while low < high {
+        let middle = high - (high - low) / 2;
+        let page = entry_after(middle - 1).await?;
+        let found = page.entries.into_iter().next();
+        let is_held = match found.filter(|entry| entry.feed_sequence == middle) {
+            Some(entry) => inner.verified(&receipt::required(entry.receipt)?).await?.record.sequence < held,
+            None => false,
+        };
+        if is_held { low = middle } else { high = middle - 1 }
+    }
+    Ok(low)
+}
+
+async fn read_from(
+    inner: &Inner,
+    after: &mut u64,
+    log: &Arc<str>,
+    entries: &mpsc::Sender<Result<Entry>>,
+) -> Result<()> {
     loop {
         let request = ReadFeedRequest { after: *after, max_entries: 0 };
         let answer = inner.timed(inner.feed().read_feed(inner.request(request))).await?;
@@ -183,14 +264,20 @@ async fn read_from(inner: &Inner, after: &mut u64, entries: &mpsc::Sender<Result
         inner.mind_log().await?;
         for entry in answer.entries {
             inner.know_log_of(entry.receipt.as_ref()).await?;
-            if entries.send(Ok(checked(inner, entry, after)?)).await.is_err() {
+            let entry = Entry { item: checked(inner, entry, after)?, log: log.clone() };
+            if entries.send(Ok(entry)).await.is_err() {
                 return Ok(());
             }
         }
     }
 }
 
-async fn follow_from(inner: &Inner, after: &mut u64, entries: &mpsc::Sender<Result<FeedItem>>) -> Result<()> {
+async fn follow_from(
+    inner: &Inner,
+    after: &mut u64,
+    log: &Arc<str>,
+    entries: &mpsc::Sender<Result<Entry>>,
+) -> Result<()> {
     let address = inner.address();
     let mut feed = inner.feed();
     let call = feed.follow(inner.request(FollowRequest { after: *after }));
@@ -207,7 +294,8 @@ async fn follow_from(inner: &Inner, after: &mut u64, entries: &mpsc::Sender<Resu
         let Some(entry) = message.ok_or_else(|| Error::broken(&address))?.entry else { continue };
         inner.know_log_of(entry.receipt.as_ref()).await?;
         inner.mind_log().await?;
-        if entries.send(Ok(checked(inner, entry, after)?)).await.is_err() {
+        let entry = Entry { item: checked(inner, entry, after)?, log: log.clone() };
+        if entries.send(Ok(entry)).await.is_err() {
             return Ok(());
         }
     }
@@ -248,7 +336,7 @@ mod tests {
         let (sender, entries) = mpsc::channel(8);
         for feed_sequence in 1..=3 {
             let item = FeedItem { feed_sequence, record: Record::default(), receipt: Receipt::default() };
-            sender.send(Ok(item)).await.unwrap();
+            sender.send(Ok(Entry { item, log: "hub/log/1".into() })).await.unwrap();
         }
         let cursor = Cursor { path: path.clone(), written: Instant::now(), pending: None };
         let mut feed = Feed { entries, cursor: Some(cursor), last: None };

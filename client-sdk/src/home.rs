@@ -82,6 +82,26 @@ impl Home {
         self.0.join("feed.json")
     }
 
+    /// What this side answered, for good.
+    pub fn answered(&self) -> PathBuf {
+        self.0.join("answered")
+    }
+
+    /// What became of the envelopes that a restored hub lacked.
+    pub fn reconciled(&self) -> PathBuf {
+        self.0.join("reconciled.json")
+    }
+
+    /// Held by whoever offers them again.
+    pub fn reconcile_lock(&self) -> PathBuf {
+        self.0.join("reconcile.lock")
+    }
+
+    /// When what need not be kept any more was last removed.
+    pub fn tidied(&self) -> PathBuf {
+        self.0.join("tidied")
+    }
+
     /// Receipts of everything that this side did.
     pub fn receipts(&self) -> PathBuf {
         self.0.join("receipts")

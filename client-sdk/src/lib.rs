@@ -5,6 +5,7 @@
 //! it, and tries again only where that is safe and can help. See the README
 //! for a first tour.
 
+mod answered;
 mod client;
 mod directory;
 mod enrol;
@@ -17,10 +18,12 @@ mod numbers;
 mod progress;
 pub mod receipt;
 mod receive;
+mod reconcile;
 mod retry;
 mod send;
 #[cfg(test)]
 mod testing;
+mod tidy;
 mod tls;
 mod trust;
 
@@ -37,5 +40,6 @@ pub use home::Profile;
 pub use names::safe as safe_file_name;
 pub use progress::{Progress, Step, Watch, quiet};
 pub use receive::{Deliveries, MailboxNumbers, ReceiveOptions, Received, ReceivedDocument, Saved, Settled};
+pub use reconcile::{Offered, Outcome, Reconciliation};
 pub use send::{Outgoing, OutgoingFile, Sent, Source};
 pub use trust::{KnownLog, KnownLogs};

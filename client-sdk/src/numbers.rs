@@ -37,7 +37,25 @@ struct Saved {
     /// Gaps: numbers that never came.
     #[serde(default)]
     missing: Vec<(u64, u64)>,
+    /// The log whose numbers these are. Unset in ledgers of before.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    log: String,
+    /// Ledgers of former logs, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    former: Vec<Former>,
 }
+
+/// What was known of a former log's numbers, for people who look for what is
+/// missing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Former {
+    log: String,
+    accounted_to: u64,
+    missing: Vec<(u64, u64)>,
+}
+
+/// Most former logs that are kept.
+const FORMER_MAX: usize = 16;
 
 impl Numbers {
     /// Begins a conversation: what to tell the hub.
@@ -169,6 +187,9 @@ pub struct Ledger {
     /// What is known.
     pub numbers: Numbers,
     saved: Numbers,
+    /// The log whose numbers these are; empty if that was not said.
+    log: String,
+    former: Vec<Former>,
 }
 
 impl Ledger {
@@ -185,7 +206,27 @@ impl Ledger {
             }
             insert(&mut numbers.missing, start, end);
         }
-        Ok(Self { path: path.to_owned(), saved: numbers.clone(), numbers })
+        let (log, former) = (saved.log, saved.former);
+        Ok(Self { path: path.to_owned(), saved: numbers.clone(), numbers, log, former })
+    }
+
+    /// The numbers from here on are this log's. A log that continues another
+    /// one after a restore gives the later numbers anew: what is known of them
+    /// is put aside, and the ledger begins where the hub stands. `first` says
+    /// that there was no log before it.
+    pub fn enter(&mut self, log: &str, first: bool) -> Result<()> {
+        if self.log == log {
+            return Ok(());
+        }
+        if !(first && self.log.is_empty()) {
+            let missing = self.numbers.missing.iter().map(|(start, end)| (*start, *end)).collect();
+            let accounted_to = self.numbers.accounted_to;
+            self.former.push(Former { log: std::mem::take(&mut self.log), accounted_to, missing });
+            self.former.drain(..self.former.len().saturating_sub(FORMER_MAX));
+            self.numbers = Numbers::default();
+        }
+        self.log = log.to_owned();
+        self.write()
     }
 
     /// Writes what changed.
@@ -194,8 +235,13 @@ impl Ledger {
         {
             return Ok(());
         }
+        self.write()
+    }
+
+    fn write(&mut self) -> Result<()> {
         let missing = self.numbers.missing.iter().map(|(start, end)| (*start, *end)).collect();
-        let saved = Saved { accounted_to: self.numbers.accounted_to, missing };
+        let (log, former) = (self.log.clone(), self.former.clone());
+        let saved = Saved { accounted_to: self.numbers.accounted_to, missing, log, former };
         let text = serde_json::to_vec_pretty(&saved).map_err(|error| Error::damaged(&self.path, error))?;
         files::write_lazily(&self.path, &text)?;
         self.saved = self.numbers.clone();
@@ -337,6 +383,19 @@ mod tests {
         let again = Ledger::open(&path).unwrap();
         assert_eq!(again.numbers.accounted_to(), 4);
         assert_eq!(again.numbers.missing().collect::<Vec<_>>(), [3..=3]);
+        let mut again = again;
+        again.enter("hub/log/1", true).unwrap();
+        assert_eq!(again.numbers.accounted_to(), 4, "a ledger of before belongs to the first log");
+        again.enter("hub/log/2", false).unwrap();
+        assert_eq!((again.numbers.begin(), again.numbers.missing().count()), (0, 0));
+        again.numbers.progress(9, 3).unwrap();
+        assert_eq!(again.numbers.accounted_to(), 3, "the restored hub gives the fourth number anew");
+        again.save().unwrap();
+        let mut later = Ledger::open(&path).unwrap();
+        later.enter("hub/log/2", false).unwrap();
+        assert_eq!(later.numbers.accounted_to(), 3);
+        let former = Former { log: "hub/log/1".into(), accounted_to: 4, missing: vec![(3, 3)] };
+        assert_eq!(later.former, [former]);
         std::fs::write(&path, "{").unwrap();
         assert!(matches!(Ledger::open(&path), Err(Error::Home(_))));
     }

@@ -16,6 +16,7 @@ use crate::{
     error::{Error, Result, Verification},
     files::{self, Access},
     home::Home,
+    trust,
 };
 
 /// The file form of a receipt.
@@ -94,11 +95,29 @@ pub fn save(receipt: &Receipt, sequence: u64, folder: &Path) -> Result<String> {
 pub(crate) fn keep(home: &Home, receipt: &Receipt, sequence: u64) {
     let folder = home.receipts();
     let path = folder.join(format!("{sequence}.receipt.json"));
-    let kept =
-        files::make_directory(&folder).and_then(|()| files::write_lazily(&path, to_json(receipt).as_bytes()));
+    let kept = files::make_directory(&folder)
+        .and_then(|()| put_aside(&path, receipt))
+        .and_then(|()| files::write_lazily(&path, to_json(receipt).as_bytes()));
     if let Err(error) = kept {
         tracing::warn!(%error, sequence, "a receipt was not kept");
     }
+}
+
+/// A restored hub gives later numbers anew: the receipt that a former log gave
+/// under the same one stays evidence, as `<sequence>.former-<n>.receipt.json`.
+fn put_aside(path: &Path, receipt: &Receipt) -> Result<()> {
+    let former = match load(path) {
+        Ok(former) if trust::origin_of(&former) != trust::origin_of(receipt) => former,
+        _ => return Ok(()),
+    };
+    let name = path.file_name().unwrap_or_default().to_string_lossy().replace(".receipt.json", "");
+    for n in 1..=u32::MAX {
+        let aside = path.with_file_name(format!("{name}.former-{n}.receipt.json"));
+        if !aside.exists() {
+            return files::write(&aside, to_json(&former).as_bytes(), Access::Default);
+        }
+    }
+    Ok(())
 }
 
 /// The receipt that an answer must carry.
@@ -170,6 +189,21 @@ mod tests {
         let plain = Receipt { opening: None, ..receipt() };
         assert!(!to_json(&plain).contains("opening"));
         assert_eq!(from_json(&to_json(&plain)).unwrap(), plain);
+    }
+
+    #[test]
+    fn a_former_logs_receipt_of_the_same_number_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::at(folder.path());
+        let of = |log: &str| Receipt { proof: format!("proof\n\n{log}\n9\n"), ..receipt() };
+        for log in ["hub/log/1", "hub/log/1", "hub/log/2", "hub/log/3"] {
+            keep(&home, &of(log), 12);
+        }
+        let kept = |name: &str| load(&home.receipts().join(name)).unwrap();
+        assert_eq!(kept("12.receipt.json"), of("hub/log/3"));
+        assert_eq!(kept("12.former-1.receipt.json"), of("hub/log/1"));
+        assert_eq!(kept("12.former-2.receipt.json"), of("hub/log/2"));
+        assert_eq!(std::fs::read_dir(home.receipts()).unwrap().count(), 3);
     }
 
     #[test]

@@ -127,3 +127,67 @@ fn receipts_verify_offline() {
         ),
     );
 }
+
+/// An enrolled home, as far as commands without a hub look at it.
+fn enrolled(folder: &std::path::Path, log: &CheckpointSigner) -> String {
+    let home = folder.join("home");
+    std::fs::create_dir(&home).unwrap();
+    let profile = format!(
+        "system_id = \"tayninh\"\nhub_id = \"hub.test\"\nhub_address = \"127.0.0.1:1\"\n\
+         log_verifier_key = \"{}\"\nauthority_key_sha256 = \"{}\"\nagencies = [\"H53\"]\n",
+        log.verifier_key(),
+        "00".repeat(32)
+    );
+    std::fs::write(home.join("axis.toml"), profile).unwrap();
+    home.display().to_string()
+}
+
+#[test]
+fn the_log_that_is_trusted() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = CheckpointSigner::new("hub.test/log", SigningKey::from_seed(&[1; 32])).unwrap();
+    let (home, key) = (enrolled(folder.path(), &log), log.verifier_key());
+    let (out, err, status) = axis(&home, &["log", "show"]);
+    let expected = format!("hub.test/log: the hub's log now, proven up to 0 records\n  key {key}\n");
+    assert_eq!((out.as_str(), err.as_str(), status), (expected.as_str(), "", 0));
+    check(
+        &home,
+        &["log", "accept", "--key", "nonsense"],
+        2,
+        "error: this is no log key: not a verifier key: `<name>+<8 hex>+<base64>` of an Ed25519 key\n\
+         hint: axis verify --key VKEY with the key that the hub publishes\n",
+    );
+    check(
+        "/nowhere",
+        &["log", "show"],
+        4,
+        "error: /nowhere holds no identity\n\
+         hint: ask the hub's operators for a token, then: axis enroll TOKEN\n",
+    );
+}
+
+#[test]
+fn a_log_with_two_histories() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = CheckpointSigner::new("hub.test/log", SigningKey::from_seed(&[1; 32])).unwrap();
+    let home = enrolled(folder.path(), &log);
+    let base64 = [("q6ur", "q6s="), ("zc3N", "zc0=")].map(|(whole, end)| whole.repeat(10) + end);
+    let head = |size: u64, root: &str| serde_json::json!({ "origin": "hub.test/log", "size": size, "root": root, "note": "signed" });
+    let book = serde_json::json!({
+        "format": 1,
+        "logs": [{ "verifier_key": log.verifier_key(), "trusted_by": "enrolment", "head": head(7, &base64[0]) }],
+        "fork": { "remembered": head(7, &base64[0]), "shown": head(5, &base64[1]) },
+    });
+    std::fs::write(folder.path().join("home/log.json"), book.to_string()).unwrap();
+    let (out, err, status) = axis(&home, &["log", "show"]);
+    assert!(out.contains("proven up to 7 records"), "{out}");
+    let expected = format!(
+        "error: the hub's log has two histories: it has shown hub.test/log of 7 records with root \
+         abababababababab…, and then hub.test/log of 5 records with root cdcdcdcdcdcdcdcd…\n\
+         hint: do not go on; send {home}/log.json to the hub's operators: it holds both, signed. \
+         Once they have given you the key of the right log: axis log accept --key VKEY\n"
+    );
+    assert_eq!((err.as_str(), status), (expected.as_str(), 6));
+    let (_, err, status) = axis(&home, &["--lang", "vi", "log", "show"]);
+    assert!(status == 6 && err.contains("hai lịch sử khác nhau"), "{err}");
+}

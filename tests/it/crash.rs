@@ -19,7 +19,7 @@ use axis_proto::{
     id::{DeliveryId, EnvelopeId},
     record::v1::{Record, record::Event},
 };
-use axis_tests::{HubProcess, Ministry, eventually, seed};
+use axis_tests::{HubProcess, Ministry, copy, eventually, seed};
 use prost::Message;
 
 const KILLS: usize = 50;
@@ -163,20 +163,6 @@ fn everything_told_is_in_the_journal(journal: &Path, told: &Told) -> anyhow::Res
     assert!(lost.is_empty(), "leased and lost: {lost:?}");
     let lost: Vec<_> = told.acknowledged.lock().expect("whole").difference(&acknowledged).copied().collect();
     assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
-    Ok(())
-}
-
-fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(to)?;
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy(&entry.path(), &target)?;
-        } else {
-            std::fs::copy(entry.path(), target)?;
-        }
-    }
     Ok(())
 }
 

@@ -4,6 +4,7 @@ mod architecture;
 mod crash;
 mod exchange;
 mod mailbox;
+mod reconcile;
 mod refusals;
 mod rights;
 mod seeded;

@@ -8,12 +8,12 @@ mod process;
 mod raw;
 pub mod seed;
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 pub use admin::{Admin, admin};
 pub use hub::TestHub;
 pub use ministry::{Ministry, code, impatient};
-pub use process::HubProcess;
+pub use process::{HubProcess, binary};
 pub use raw::{Raw, refusal_of};
 
 /// Longest that a condition may take to come true, also on a busy machine.
@@ -48,4 +48,19 @@ pub fn log() {
         let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
         let _already_set = subscriber.try_init();
     }
+}
+
+/// Copies a folder and all in it.
+pub fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &target)?;
+        } else {
+            std::fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
 }

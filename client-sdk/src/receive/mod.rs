@@ -33,6 +33,7 @@ pub use received::{Received, Settled};
 pub use save::Saved;
 
 use crate::{
+    answered::Answer,
     client::{Client, Inner},
     error::{Again, Error, HomeProblem, Refused, Result, Verification},
     files::Lock,
@@ -153,6 +154,7 @@ impl Client {
     /// home: the numbers ledger belongs to it.
     pub async fn receive(&self, options: ReceiveOptions) -> Result<Deliveries> {
         let inner = self.inner.clone();
+        inner.trust.check()?;
         let Some(lock) = Lock::take(&inner.home.mailbox_lock(), LOCK_PATIENCE).await? else {
             return Err(HomeProblem::Busy { home: inner.home.path().display().to_string() }.into());
         };
@@ -239,6 +241,12 @@ impl Receiver {
 
     async fn converse(&mut self, spoke: &mut bool) -> Result<End> {
         let address = self.inner.address();
+        // a hub that was restored meanwhile gives later numbers anew
+        tokio::select! {
+            info = self.inner.ask_info() => self.inner.met(&info?)?,
+            () = self.items.closed() => return Ok(End::Done),
+        };
+        self.enter_log()?;
         let (requests, outgoing) = mpsc::channel(16);
         let mut outstanding = self.take_credit(u32::MAX);
         let start = ReceiveStart {
@@ -264,7 +272,7 @@ impl Receiver {
                         match message.part {
                             Some(Hear::Delivery(delivery)) => {
                                 outstanding = outstanding.saturating_sub(1);
-                                if !self.hand_over(delivery).await || (outstanding == 0 && self.left == Some(0)) {
+                                if !self.hand_over(delivery).await? || (outstanding == 0 && self.left == Some(0)) {
                                     return Ok(End::Done);
                                 }
                             }
@@ -278,6 +286,7 @@ impl Receiver {
                             // answers to what is not asked here, and kinds that are newer
                             Some(Hear::Answer(_)) | None => {}
                         }
+                        self.inner.mind_log().await?;
                     }
                     () = credit.returned() => {
                         let more = self.take_credit(u32::MAX);
@@ -316,6 +325,8 @@ impl Receiver {
 
     /// Takes what there is, then ends.
     async fn pull(&mut self) -> Result<()> {
+        self.inner.meet().await?;
+        self.enter_log()?;
         loop {
             let credit = self.take_credit(PULL_MAX);
             if credit == 0 {
@@ -347,10 +358,11 @@ impl Receiver {
                 self.gone(gone);
             }
             for delivery in answer.deliveries {
-                if !self.hand_over(delivery).await {
+                if !self.hand_over(delivery).await? {
                     return Ok(());
                 }
             }
+            self.inner.mind_log().await?;
             if let Some(progress) = answer.progress
                 && !self.progress(&progress).await
             {
@@ -394,8 +406,19 @@ impl Receiver {
         }
     }
 
+    /// The ledger is that of the hub's log.
+    fn enter_log(&mut self) -> Result<()> {
+        let (origin, first) = {
+            let book = self.inner.trust.book();
+            (book.current().verifier.origin().to_owned(), book.logs().len() == 1)
+        };
+        self.ledger.enter(&origin, first)
+    }
+
     /// Verifies a delivery and hands it over; whether anybody still listens.
-    async fn hand_over(&mut self, delivery: Delivery) -> bool {
+    async fn hand_over(&mut self, delivery: Delivery) -> Result<bool> {
+        self.inner.know_log_of(delivery.receipt.as_ref()).await?;
+        self.enter_log()?;
         self.ledger.numbers.seen(delivery.mailbox_sequence);
         self.write_ledger();
         let delivery_id: DeliveryId = match delivery.delivery_id.parse() {
@@ -403,7 +426,7 @@ impl Receiver {
             Err(error) => {
                 self.credit.put(1);
                 let error = Verification::new("envelope", format!("its delivery has no id: {error}"));
-                return self.items.send(Err(error.into())).await.is_ok();
+                return Ok(self.items.send(Err(error.into())).await.is_ok());
             }
         };
         let mut lease = Lease::hold(
@@ -415,7 +438,18 @@ impl Receiver {
             self.options.hold_max,
         );
         let item = match received::verify(&self.inner, delivery_id, delivery) {
-            Ok(verified) => Ok(Received::new(self.inner.clone(), lease, verified)),
+            Ok(verified) => {
+                let received = Received::new(self.inner.clone(), lease, verified);
+                match received.answered_before() {
+                    None => Ok(received),
+                    Some(answer) => {
+                        self.answer_again(received, answer);
+                        return Ok(true);
+                    }
+                }
+            }
+            // nothing that this hub gives is worth anything now
+            Err(error @ Error::Log(_)) => return Err(error),
             Err(error) => {
                 // one bad delivery never blocks the others: it waits, and an operator sees it in the end
                 tracing::warn!(%delivery_id, %error, "a delivery was not handed over");
@@ -425,7 +459,27 @@ impl Receiver {
                 Err(error)
             }
         };
-        self.items.send(item).await.is_ok()
+        Ok(self.items.send(item).await.is_ok())
+    }
+
+    /// The hub was restored and does not know that this was answered: whoever
+    /// reads here is not shown it twice.
+    fn answer_again(&mut self, received: Received, answer: Answer) {
+        if let Some(left) = &mut self.left {
+            *left += 1;
+        }
+        let inner = self.inner.clone();
+        let again = async move {
+            let delivery_id = received.delivery_id();
+            match received.answer_again(answer).await {
+                Ok(()) => {
+                    inner.answered_again.fetch_add(1, Ordering::Relaxed);
+                    tracing::info!(%delivery_id, "answered again as before");
+                }
+                Err(error) => tracing::warn!(%delivery_id, %error, "not answered again yet"),
+            }
+        };
+        self.inner.answers.spawn_on(again, &self.inner.runtime);
     }
 
     fn write_ledger(&mut self) {

@@ -8,7 +8,7 @@ use axis_proto::{
         Acknowledgement, DocumentMetadata, Envelope, RecipientKind, Rejection, RejectionReason,
         SealedEnvelope, envelope::Body,
     },
-    hub::v1::{AcknowledgeRequest, Delivery, RejectRequest},
+    hub::v1::{AcknowledgeRequest, Delivery, RejectRequest, Remedy},
     id::{AgencyCode, DeliveryId, Digest, EnvelopeId, KeyId},
     key::PublicKey,
     record::v1::{Receipt, SigningKey, record::Event},
@@ -20,9 +20,12 @@ use prost::Message as _;
 
 use super::{document::ReceivedDocument, lease::Lease};
 use crate::{
+    answered::{self, Answer},
     client::{Inner, now_unix_ms},
     error::{Error, Refused, Result, Verification},
+    files::blocking,
     receipt,
+    trust::origin_of,
 };
 
 /// One envelope for one of our agencies, verified, and ours for a while.
@@ -177,10 +180,16 @@ impl Received {
         };
         self.check_shape(shape::acknowledgement(&acknowledgement))?;
         self.lease.answered();
-        let key = &self.inner.identity().signing_key;
-        let sealed = seal::seal(PayloadType::Acknowledgement, acknowledgement.encode_to_vec(), &[key]);
+        self.acknowledge(self.seal(PayloadType::Acknowledgement, acknowledgement.encode_to_vec())).await
+    }
+
+    fn seal(&self, payload_type: PayloadType, payload: Vec<u8>) -> SealedEnvelope {
+        seal::seal(payload_type, payload, &[&self.inner.identity().signing_key])
+    }
+
+    async fn acknowledge(&self, sealed: SealedEnvelope) -> Result<Settled> {
         let said = seal::digest(&sealed.payload_type, &sealed.payload);
-        let request = AcknowledgeRequest { sealed_acknowledgement: Some(sealed) };
+        let request = AcknowledgeRequest { sealed_acknowledgement: Some(sealed.clone()) };
         let inner = &self.inner;
         let answer = inner
             .retried(|| async {
@@ -189,11 +198,13 @@ impl Received {
             })
             .await?;
         inner.know_log_of(answer.receipt.as_ref()).await?;
-        let settled = self.settled(answer.receipt, &said, answer.duplicate, answer.late, |event| match event {
-            Event::Acknowledged(it) if !answer.late => Some(it.acknowledgement_digest.clone()),
-            Event::LateAccepted(it) if answer.late => Some(it.acknowledgement_digest.clone()),
-            _ => None,
-        })?;
+        let settled =
+            self.settled(answer.receipt, &said, answer.duplicate, answer.late, |event| match event {
+                Event::Acknowledged(it) if !answer.late => Some(it.acknowledgement_digest.clone()),
+                Event::LateAccepted(it) if answer.late => Some(it.acknowledgement_digest.clone()),
+                _ => None,
+            })?;
+        self.remember(&sealed, &settled).await;
         inner.mind_log().await?;
         Ok(settled)
     }
@@ -212,10 +223,12 @@ impl Received {
         };
         self.check_shape(shape::rejection(&rejection))?;
         self.lease.answered();
-        let key = &self.inner.identity().signing_key;
-        let sealed = seal::seal(PayloadType::Rejection, rejection.encode_to_vec(), &[key]);
+        self.say_no(self.seal(PayloadType::Rejection, rejection.encode_to_vec())).await
+    }
+
+    async fn say_no(&self, sealed: SealedEnvelope) -> Result<Settled> {
         let said = seal::digest(&sealed.payload_type, &sealed.payload);
-        let request = RejectRequest { sealed_rejection: Some(sealed) };
+        let request = RejectRequest { sealed_rejection: Some(sealed.clone()) };
         let inner = &self.inner;
         let answer = inner
             .retried(|| async {
@@ -228,8 +241,77 @@ impl Received {
             Event::Rejected(it) => Some(it.rejection_digest.clone()),
             _ => None,
         })?;
+        self.remember(&sealed, &settled).await;
         inner.mind_log().await?;
         Ok(settled)
+    }
+
+    /// What was answered to this envelope before, if the hub may have lost it.
+    pub(super) fn answered_before(&self) -> Option<Answer> {
+        if self.inner.trust.book().logs().len() == 1 {
+            return None;
+        }
+        let found =
+            answered::find(&self.inner.home, &self.verified.envelope_digest, &self.verified.recipient);
+        found.unwrap_or_else(|error| {
+            // it is shown once more rather than not at all
+            tracing::warn!(%error, "what was answered before cannot be read");
+            None
+        })
+    }
+
+    /// Answers as before, on behalf of whoever answered then: in the same
+    /// bytes if they still fit, else signed anew.
+    pub(super) async fn answer_again(mut self, answer: Answer) -> Result<()> {
+        self.lease.answered();
+        let bad = |detail: &str| Error::from(Verification::new("answer", detail));
+        let sealed = answer.sealed().ok_or_else(|| bad("what was answered before cannot be read"))?;
+        let unread = |error: prost::DecodeError| bad(&error.to_string());
+        let fits = answer.delivery_id == self.lease.delivery_id
+            && answer.mailbox_sequence == self.verified.mailbox_sequence;
+        let (delivery_id, mailbox_sequence) =
+            (self.lease.delivery_id.to_string(), self.verified.mailbox_sequence);
+        match PayloadType::parse(&sealed.payload_type) {
+            Some(PayloadType::Acknowledgement) => {
+                if fits && let Some(done) = unless_refused(self.acknowledge(sealed.clone()).await)? {
+                    return Ok(done);
+                }
+                let said = Acknowledgement::decode(sealed.payload).map_err(unread)?;
+                let said = Acknowledgement { delivery_id, mailbox_sequence, ..said };
+                self.acknowledge(self.seal(PayloadType::Acknowledgement, said.encode_to_vec())).await?;
+            }
+            Some(PayloadType::Rejection) => {
+                if fits && let Some(done) = unless_refused(self.say_no(sealed.clone()).await)? {
+                    return Ok(done);
+                }
+                let said = Rejection::decode(sealed.payload).map_err(unread)?;
+                let said = Rejection { delivery_id, mailbox_sequence, ..said };
+                self.say_no(self.seal(PayloadType::Rejection, said.encode_to_vec())).await?;
+            }
+            _ => return Err(bad("what was answered before is no answer")),
+        }
+        Ok(())
+    }
+
+    /// Keeps what was answered, durably. If it cannot be, nothing is lost but
+    /// that it may be shown once more after a restore of the hub.
+    async fn remember(&self, sealed: &SealedEnvelope, settled: &Settled) {
+        if self.inner.options.keep.is_zero() {
+            return;
+        }
+        let Some(log) = origin_of(&settled.receipt) else { return };
+        let verified = &self.verified;
+        let answer = Answer::new(
+            (verified.envelope_digest, verified.envelope_id),
+            (verified.sender.clone(), verified.recipient.clone()),
+            (self.lease.delivery_id, verified.mailbox_sequence),
+            (log.to_owned(), settled.sequence),
+            sealed,
+        );
+        let home = self.inner.home.clone();
+        if let Err(error) = blocking(move || answered::keep(&home, &answer)).await {
+            tracing::warn!(%error, "an answer was not kept");
+        }
     }
 
     /// Not now: it comes again after the delay, or when the hub thinks best.
@@ -286,6 +368,15 @@ impl std::fmt::Debug for Received {
             .field("sender", &self.verified.sender)
             .field("recipient", &self.verified.recipient)
             .finish_non_exhaustive()
+    }
+}
+
+/// Done, or refused, so that it is worth signing anew.
+fn unless_refused(settled: Result<Settled>) -> Result<Option<()>> {
+    match settled {
+        Ok(_) => Ok(Some(())),
+        Err(Error::Refused(refused)) if refused.remedy != Remedy::RetryLater => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -10,8 +10,8 @@ use axis_proto::{
     envelope::v1::{Document, DocumentBody, Envelope, SealedEnvelope, envelope::Body},
     hub::v1::{CheckRequest, Reason, Remedy, SubmitRequest, SubmitResponse},
     id::{AgencyCode, Digest, EnvelopeId},
-    receipt::VerifiedReceipt,
     limits::{INLINE_BYTES_MAX, INLINE_DOCUMENT_BYTES_MAX, PAYLOAD_BYTES_MAX},
+    receipt::VerifiedReceipt,
     record::v1::{Receipt, record::Event},
     seal::{self, PayloadType},
     shape,
@@ -32,7 +32,8 @@ use crate::{
     files::blocking,
     progress::{Progress, Step, Watch, quiet},
     receipt,
-    send::outbox::{Draft, Entry, Plan, PlannedDocument},
+    send::outbox::{Draft, Entry, Kept, Plan, PlannedDocument},
+    trust::origin_of,
 };
 
 /// An envelope that the hub accepted, durably.
@@ -103,8 +104,17 @@ impl Client {
     }
 }
 
+/// What this home keeps of an envelope, with the receipt of the latest log.
+pub(crate) fn kept(inner: &Inner, envelope_id: &EnvelopeId) -> Result<Option<Kept>> {
+    let rank = |receipt: &Receipt| {
+        let book = inner.trust.book();
+        origin_of(receipt).and_then(|origin| book.place(origin)).map_or(0, |place| place + 1)
+    };
+    outbox::kept(&inner.home, envelope_id, rank)
+}
+
 fn already_sent(inner: &Inner, envelope_id: &EnvelopeId) -> Result<Option<Sent>> {
-    let Some(kept) = outbox::kept(&inner.home, envelope_id)? else { return Ok(None) };
+    let Some(kept) = kept(inner, envelope_id)? else { return Ok(None) };
     let verified = inner.trust.book().verify(&kept.receipt)?;
     checked(inner, &kept.plan, &kept.sealed, kept.receipt, verified, true).map(Some)
 }
@@ -122,6 +132,9 @@ async fn seal_into_outbox(inner: &Inner, outgoing: Outgoing, watch: Watch<'_>) -
     let mut inline_left = INLINE_BYTES_MAX as u64;
     for (index, file) in outgoing.files.into_iter().enumerate() {
         let mut document = take(&draft, index, &file.name, file.source, watch).await?;
+        if !inner.options.keep.is_zero() {
+            document.kept = draft.link(index, &document.path);
+        }
         document.inline = document.size <= INLINE_DOCUMENT_BYTES_MAX as u64 && document.size <= inline_left;
         if document.inline {
             inline_left -= document.size;
@@ -192,7 +205,7 @@ async fn take(
     let tell = |done| watch(Progress { step: Step::Reading, name, done, total });
     let (sha256, size) = read_through(reader, kept.then_some(copy.as_path()), &read_from, &tell).await?;
     let path = if kept { relative } else { read_from };
-    Ok(PlannedDocument { name: name.to_owned(), sha256, size, inline: false, path })
+    Ok(PlannedDocument { name: name.to_owned(), sha256, size, inline: false, path, kept: None })
 }
 
 /// The digest and size of what a reader gives, copied if asked.
@@ -232,6 +245,7 @@ async fn read_through(
 
 /// Hands an entry over and moves it where it belongs.
 async fn hand_over(inner: &Inner, entry: Entry, watch: Watch<'_>) -> Result<Sent> {
+    inner.trust.check()?;
     let envelope_id = entry.plan.envelope_id;
     let outcome = match entry.receipt() {
         // accepted before a crash, only not moved
@@ -246,7 +260,8 @@ async fn hand_over(inner: &Inner, entry: Entry, watch: Watch<'_>) -> Result<Sent
         Ok(sent) => {
             let (receipt, sequence) = (sent.receipt.clone(), sent.sequence);
             receipt::keep(&inner.home, &receipt, sequence);
-            blocking(move || entry.sent(&receipt, sequence)).await?;
+            let keep_documents = !inner.options.keep.is_zero();
+            blocking(move || entry.sent(&receipt, sequence, keep_documents)).await?;
             Ok(sent)
         }
         Err(Error::Refused(refused)) if is_final(&refused) => {
@@ -264,7 +279,8 @@ fn is_final(refused: &Refused) -> bool {
     !matches!(refused.remedy, Remedy::RetryLater | Remedy::Report | Remedy::Enrol | Remedy::Unspecified)
 }
 
-async fn submit(inner: &Inner, entry: &Entry, watch: Watch<'_>) -> Result<Sent> {
+/// Offers an entry to the hub until it has answered.
+pub(crate) async fn submit(inner: &Inner, entry: &Entry, watch: Watch<'_>) -> Result<Sent> {
     let mut rounds = 0;
     loop {
         upload_missing(inner, entry, watch).await?;

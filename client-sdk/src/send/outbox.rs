@@ -6,14 +6,17 @@
 //!                      plan.json        which bytes go with it, and where they are
 //!                      documents/<n>    those that are kept here
 //!                      <sequence>.receipt.json   once accepted
+//!                      former/<n>-<sequence>.receipt.json   of logs that ended in a restore
 //! ```
 //!
 //! It moves as a whole, to `sent` with its receipt or to `refused` with the
-//! refusal.
+//! refusal. Its documents stay for as long as a restored hub may lack them; a
+//! large file that was given by path is linked, not copied, where that can be.
 
 use std::{
     fs,
     io::{self, ErrorKind},
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -58,6 +61,9 @@ pub struct PlannedDocument {
     pub inline: bool,
     /// Where its bytes are: in the entry if relative.
     pub path: PathBuf,
+    /// A second link to them in the entry, for when the first one is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<PathBuf>,
 }
 
 /// An entry that is being made; gone if it is dropped unfinished.
@@ -81,6 +87,17 @@ impl Draft {
     pub fn document(&self, index: usize) -> (PathBuf, PathBuf) {
         let relative = Path::new("documents").join(index.to_string());
         (self.folder.join(&relative), relative)
+    }
+
+    /// Links a file that is not kept here, so that its bytes are still there
+    /// when somebody removes it; nothing if the disk cannot.
+    pub fn link(&self, index: usize, path: &Path) -> Option<PathBuf> {
+        if path.is_relative() {
+            return None;
+        }
+        let (place, relative) = self.document(index);
+        let linked = fs::canonicalize(path).and_then(|path| fs::hard_link(path, place));
+        linked.ok().map(|()| relative)
     }
 
     /// Makes the entry durable and visible: from here on it will be sent.
@@ -138,22 +155,71 @@ impl Entry {
         Ok(Some(Self { home: home.clone(), folder, sealed, plan, _lock: Some(lock) }))
     }
 
+    /// Opens one that was accepted before, to offer it again; nothing if it is
+    /// gone or another process has it.
+    pub fn open_sent(home: &Home, envelope_id: &EnvelopeId) -> Result<Option<Self>> {
+        let folder = home.sent().join(envelope_id.to_string());
+        if !folder.is_dir() {
+            return Ok(None);
+        }
+        let Some(lock) = Lock::try_take(&folder.join("lock"))? else { return Ok(None) };
+        let (sealed, plan) = (read_sealed(&folder)?, read_plan(&folder)?);
+        Ok(Some(Self { home: home.clone(), folder, sealed, plan, _lock: Some(lock) }))
+    }
+
     /// Where the bytes of a file are.
     pub fn path(&self, document: &PlannedDocument) -> PathBuf {
-        self.folder.join(&document.path)
+        let kept = document.kept.as_ref().map(|kept| self.folder.join(kept)).filter(|kept| kept.is_file());
+        kept.unwrap_or_else(|| self.folder.join(&document.path))
+    }
+
+    /// Names of the files whose bytes are not here any more.
+    pub fn missing(&self) -> Vec<String> {
+        let gone = |document: &&PlannedDocument| {
+            !fs::metadata(self.path(document)).is_ok_and(|it| it.len() == document.size)
+        };
+        self.plan.documents.iter().filter(gone).map(|document| document.name.clone()).collect()
     }
 
     /// The receipt, if the entry was accepted and only not yet moved.
     pub fn receipt(&self) -> Result<Option<Receipt>> {
-        saved_receipt(&self.folder)
+        Ok(saved_receipts(&self.folder)?.pop().map(|(_, receipt)| receipt))
     }
 
-    /// It was accepted: keeps the receipt and moves to `sent`.
-    pub fn sent(&self, receipt: &Receipt, sequence: u64) -> Result<()> {
+    /// It was accepted: keeps the receipt and moves to `sent`, with its
+    /// documents if they may be needed again.
+    pub fn sent(&self, receipt: &Receipt, sequence: u64, keep_documents: bool) -> Result<()> {
         // a crash after this line finds the receipt and only moves
         receipt::save(receipt, sequence, &self.folder)?;
-        let _ = fs::remove_dir_all(self.folder.join("documents"));
+        if !keep_documents {
+            let _ = fs::remove_dir_all(self.folder.join("documents"));
+        }
         self.move_to(self.home.sent())
+    }
+
+    /// A restored hub accepted it anew: the receipt takes the place of the one
+    /// that was there, which stays as evidence.
+    pub fn sent_again(&self, receipt: &Receipt, sequence: u64) -> Result<()> {
+        let name = format!("{sequence}.receipt.json");
+        let former = self.folder.join("former");
+        files::make_directory(&former)?;
+        let mut aside = Vec::new();
+        let mut count = names(&former).map_err(|source| Error::read(&former, source))?.len();
+        for (other, found) in saved_receipts(&self.folder)? {
+            if found == *receipt {
+                continue;
+            }
+            count += 1;
+            let text = receipt::to_json(&found);
+            files::write(&former.join(format!("{count}-{other}")), text.as_bytes(), Access::Default)?;
+            aside.push(other);
+        }
+        // after a crash from here on there are two, and the later log's counts
+        receipt::save(receipt, sequence, &self.folder)?;
+        for other in aside.iter().filter(|other| **other != name) {
+            let _ = fs::remove_file(self.folder.join(other));
+        }
+        Ok(())
     }
 
     /// It was refused for good: keeps the refusal and moves to `refused`.
@@ -202,16 +268,21 @@ pub struct Kept {
     pub sealed: SealedEnvelope,
     /// Its receipt.
     pub receipt: Receipt,
+    /// Whether a former log had accepted it before.
+    pub is_again: bool,
 }
 
-/// What is kept of an envelope that was accepted.
-pub fn kept(home: &Home, envelope_id: &EnvelopeId) -> Result<Option<Kept>> {
+/// What is kept of an envelope that was accepted; `rank` says which of its
+/// receipts is of the later log.
+pub fn kept(home: &Home, envelope_id: &EnvelopeId, rank: impl Fn(&Receipt) -> usize) -> Result<Option<Kept>> {
     let folder = home.sent().join(envelope_id.to_string());
     if !folder.is_dir() {
         return Ok(None);
     }
-    let receipt = saved_receipt(&folder)?.ok_or_else(|| Error::damaged(&folder, "it holds no receipt"))?;
-    Ok(Some(Kept { plan: read_plan(&folder)?, sealed: read_sealed(&folder)?, receipt }))
+    let receipts = saved_receipts(&folder)?.into_iter().map(|(_, receipt)| receipt);
+    let receipt = receipts.max_by_key(rank).ok_or_else(|| Error::damaged(&folder, "it holds no receipt"))?;
+    let is_again = folder.join("former").is_dir();
+    Ok(Some(Kept { plan: read_plan(&folder)?, sealed: read_sealed(&folder)?, receipt, is_again }))
 }
 
 /// Envelopes that wait in the outbox, oldest first. Drafts that a crash left
@@ -230,6 +301,35 @@ pub fn waiting(home: &Home) -> Result<Vec<EnvelopeId>> {
     }
     waiting.sort_unstable_by_key(|id: &EnvelopeId| id.to_string());
     Ok(waiting)
+}
+
+/// Envelopes that were accepted and made in this span of time, in milliseconds
+/// since 1970, oldest first.
+pub fn accepted(home: &Home, made_unix_ms: Range<u64>) -> Result<Vec<EnvelopeId>> {
+    let names = names(&home.sent()).map_err(|source| Error::read(&home.sent(), source))?;
+    let mut ids: Vec<EnvelopeId> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    ids.retain(|id| made_unix_ms.contains(&made_of(id)));
+    ids.sort_unstable();
+    Ok(ids)
+}
+
+/// Removes the documents of what was accepted and made in this span of time:
+/// the envelopes and their receipts stay.
+pub fn forget_documents(home: &Home, made_unix_ms: Range<u64>) -> Result<()> {
+    for envelope_id in accepted(home, made_unix_ms)? {
+        let folder = home.sent().join(envelope_id.to_string());
+        let Some(_lock) = Lock::try_take(&folder.join("lock"))? else { continue };
+        match fs::remove_dir_all(folder.join("documents")) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(Error::write(&folder, error)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// When an envelope was made, as its id says.
+fn made_of(envelope_id: &EnvelopeId) -> u64 {
+    envelope_id.as_bytes().iter().take(6).fold(0, |time, byte| time << 8 | u64::from(*byte))
 }
 
 fn names(folder: &Path) -> io::Result<Vec<String>> {
@@ -252,10 +352,10 @@ fn read_sealed(folder: &Path) -> Result<SealedEnvelope> {
     SealedEnvelope::decode(bytes.as_slice()).map_err(|error| Error::damaged(&path, error))
 }
 
-fn saved_receipt(folder: &Path) -> Result<Option<Receipt>> {
+fn saved_receipts(folder: &Path) -> Result<Vec<(String, Receipt)>> {
     let names = names(folder).map_err(|source| Error::read(folder, source))?;
-    let name = names.iter().find(|name| name.ends_with(".receipt.json") && !name.starts_with('.'));
-    name.map(|name| receipt::load(&folder.join(name))).transpose()
+    let names = names.into_iter().filter(|name| name.ends_with(".receipt.json") && !name.starts_with('.'));
+    names.map(|name| receipt::load(&folder.join(&name)).map(|receipt| (name, receipt))).collect()
 }
 
 #[cfg(test)]
@@ -282,6 +382,7 @@ mod tests {
                 size: 5,
                 inline: true,
                 path: relative,
+                kept: None,
             }],
         };
         draft.finish(home, &sealed, plan).unwrap()
@@ -324,11 +425,47 @@ mod tests {
         let id = entry.plan.envelope_id;
         let receipt = Receipt { proof: "proof".into(), ..Receipt::default() };
         assert!(entry.receipt().unwrap().is_none());
-        entry.sent(&receipt, 12).unwrap();
+        entry.sent(&receipt, 12, false).unwrap();
         assert_eq!(waiting(&home).unwrap(), []);
-        let kept = kept(&home, &id).unwrap().unwrap();
+        let kept = kept(&home, &id, |_| 0).unwrap().unwrap();
         assert_eq!((kept.receipt, kept.plan), (receipt, entry.plan.clone()));
         assert!(!home.sent().join(id.to_string()).join("documents").exists());
+    }
+
+    #[test]
+    fn what_a_restored_hub_accepts_anew_has_both_receipts() {
+        let home = tempfile::tempdir().unwrap();
+        let home = Home::at(home.path());
+        let entry = entry(&home);
+        let id = entry.plan.envelope_id;
+        let of = |proof: &str| Receipt { proof: proof.into(), ..Receipt::default() };
+        entry.sent(&of("1"), 12, true).unwrap();
+        drop(entry);
+        let rank = |receipt: &Receipt| receipt.proof.parse().unwrap();
+        let again = Entry::open_sent(&home, &id).unwrap().unwrap();
+        assert_eq!(again.missing(), Vec::<String>::new());
+        assert!(Entry::open_sent(&home, &id).unwrap().is_none(), "one at a time");
+        // the same number, another one, and the same answer twice
+        for (proof, sequence) in [("2", 12), ("3", 15), ("3", 15)] {
+            again.sent_again(&of(proof), sequence).unwrap();
+            assert_eq!(kept(&home, &id, rank).unwrap().unwrap().receipt, of(proof));
+        }
+        let folder = home.sent().join(id.to_string());
+        assert_eq!(saved_receipts(&folder).unwrap(), [("15.receipt.json".to_owned(), of("3"))]);
+        assert_eq!(receipt::load(&folder.join("former/1-12.receipt.json")).unwrap(), of("1"));
+        assert_eq!(receipt::load(&folder.join("former/2-12.receipt.json")).unwrap(), of("2"));
+        // as a crash between writing the new one and removing the old one leaves it
+        receipt::save(&of("1"), 3, &folder).unwrap();
+        assert_eq!(kept(&home, &id, rank).unwrap().unwrap().receipt, of("3"));
+
+        drop(again);
+        let made = made_of(&id);
+        assert_eq!(accepted(&home, 0..made).unwrap(), []);
+        assert_eq!(accepted(&home, made..made + 1).unwrap(), [id]);
+        forget_documents(&home, 0..made + 1).unwrap();
+        forget_documents(&home, 0..made + 1).unwrap();
+        assert_eq!(Entry::open_sent(&home, &id).unwrap().unwrap().missing(), ["a.txt"]);
+        assert!(kept(&home, &id, rank).unwrap().is_some());
     }
 
     #[test]

@@ -180,7 +180,11 @@ impl Book {
         let origin = origin_of(receipt);
         let Some(log) = origin.and_then(|origin| self.find(origin)) else {
             let origin = origin.unwrap_or_default();
-            return Err(Verification::new("receipt", format!("it is of a log that is not known, `{origin}`")).into());
+            return Err(Verification::new(
+                "receipt",
+                format!("it is of a log that is not known, `{origin}`"),
+            )
+            .into());
         };
         axis_proto::receipt::verify(receipt, &log.verifier)
             .map_err(|error| Verification::new("receipt", error.to_string()).into())
@@ -269,7 +273,9 @@ impl Book {
             let step = successions.iter().find_map(|it| {
                 let succession = succession::verify(&it.note, &log).ok()?;
                 // a log that was known before is no news
-                self.find(succession.log.origin()).is_none().then(|| Step { succession, note: it.note.clone() })
+                self.find(succession.log.origin())
+                    .is_none()
+                    .then(|| Step { succession, note: it.note.clone() })
             })?;
             log = step.succession.log.clone();
             steps.push(step);
@@ -357,8 +363,7 @@ impl Book {
 /// known of it.
 fn log_of(succession: Succession, note: String) -> Log {
     let Succession { previous_origin, previous_size, previous_root, log } = succession;
-    let head =
-        SignedHead { origin: log.origin().to_owned(), size: previous_size, root: previous_root, note };
+    let head = SignedHead { origin: log.origin().to_owned(), size: previous_size, root: previous_root, note };
     let previous = Previous { origin: previous_origin, size: previous_size, root: previous_root };
     Log { verifier: log, previous: Some(previous), why: Why::Succession, head: Some(head) }
 }

@@ -97,9 +97,9 @@ fn read(saved: Saved) -> Result<Book, String> {
 }
 
 fn read_log(saved: SavedLog) -> Result<Log, String> {
-    let previous = saved.previous.map(|it| {
-        Ok::<_, String>(Previous { origin: it.origin, size: it.size, root: hash(&it.root)? })
-    });
+    let previous = saved
+        .previous
+        .map(|it| Ok::<_, String>(Previous { origin: it.origin, size: it.size, root: hash(&it.root)? }));
     Ok(Log {
         verifier: CheckpointVerifier::parse(&saved.verifier_key).map_err(|error| error.to_string())?,
         previous: previous.transpose()?,

@@ -20,8 +20,8 @@ use axis_proto::{
     record::v1::Receipt,
 };
 
-pub use book::{Book, Log, Why};
-use book::{SignedHead, begins, checkpoint_of, origin_of};
+pub use book::{Book, Log, Why, origin_of};
+use book::{SignedHead, begins, checkpoint_of};
 
 use crate::{
     client::{Client, Inner},
@@ -164,6 +164,11 @@ impl Trust {
         asked.is_none_or(|asked| asked.elapsed() >= PROVE_INTERVAL) && !self.book().unproven.is_empty()
     }
 
+    /// Asks for proofs as soon as there is something to prove.
+    pub fn prove_soon(&self) {
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// Changes the book and its file together, on top of what other processes
     /// wrote meanwhile.
     fn update<T>(&self, change: impl FnOnce(&mut Book) -> T) -> Result<T> {
@@ -245,9 +250,6 @@ impl Client {
 }
 
 impl Inner {
-    /// The hub's log is another one: what it lacks is to be offered again.
-    fn has_succeeded(&self) {}
-
     /// Verifies a receipt that the hub gave; asks about its log if that is
     /// not known.
     pub async fn verified(&self, receipt: &Receipt) -> Result<VerifiedReceipt> {
@@ -300,7 +302,10 @@ impl Inner {
             }
             Some(Err(problem)) => Err(problem.into()),
             Some(Ok(())) => {
-                tracing::info!(log = key, "the hub was restored from a backup; its log goes on under a new name");
+                tracing::info!(
+                    log = key,
+                    "the hub was restored from a backup; its log goes on under a new name"
+                );
                 self.has_succeeded();
                 Ok(true)
             }
@@ -364,7 +369,8 @@ impl Inner {
         if self.met(&self.ask_info().await?)? {
             return Ok(());
         }
-        let answer = self.timed(self.evidence().get_checkpoint(self.request(GetCheckpointRequest {}))).await?;
+        let answer =
+            self.timed(self.evidence().get_checkpoint(self.request(GetCheckpointRequest {}))).await?;
         let verified = self.trust.book().current().verifier.verify(&answer.checkpoint);
         let checkpoint = verified.map_err(|error| Verification::new("checkpoint", error.to_string()))?;
         if checkpoint.origin != seen.origin || checkpoint.size >= seen.size {

@@ -37,6 +37,9 @@ pub enum Command {
     #[command(subcommand)]
     Agency(Agency),
     Verify(Verify),
+    Reconcile,
+    #[command(subcommand)]
+    Log(Log),
 }
 
 #[derive(Debug, Args)]
@@ -151,6 +154,18 @@ pub struct Verify {
     pub receipts: Vec<PathBuf>,
     #[arg(long, value_name = "VKEY")]
     pub key: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Log {
+    Show,
+    Accept(Accept),
+}
+
+#[derive(Debug, Args)]
+pub struct Accept {
+    #[arg(long, value_name = "VKEY")]
+    pub key: String,
 }
 
 /// The command with help in one language.

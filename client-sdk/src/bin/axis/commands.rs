@@ -3,14 +3,15 @@
 use std::{io::Read as _, path::Path, time::Duration};
 
 use axis_client::{
-    Client, ClientOptions, Deliveries, EnrolmentToken, Error, FeedOptions, Outgoing, ReceiveOptions,
-    Received, Renew, Sent, Task,
+    Client, ClientOptions, Deliveries, EnrolmentToken, Error, FeedOptions, KnownLogs, Outgoing,
+    ReceiveOptions, Received, Renew, Sent, Task,
     proto::{
         envelope::v1::Signer,
         hub::v1::{DeliveryState, Reason, TrackResponse},
         id::{AgencyCode, EnvelopeId},
         note::CheckpointVerifier,
-        record::v1::{Agency, AgencyState},
+        receipt::VerifiedReceipt,
+        record::v1::{Agency, AgencyState, Receipt},
     },
     receipt,
 };
@@ -24,7 +25,7 @@ use crate::{
     words::Word,
 };
 
-type Done = Result<(), Failure>;
+pub type Done = Result<(), Failure>;
 
 /// One command, in one home.
 pub struct Session<'a> {
@@ -47,11 +48,22 @@ impl Session<'_> {
             Command::Agency(arguments::Agency::List(arguments)) => self.agency_list(arguments).await,
             Command::Agency(arguments::Agency::Show(arguments)) => self.agency_show(arguments).await,
             Command::Verify(arguments) => self.verify(&arguments),
+            Command::Reconcile => self.reconcile().await,
+            Command::Log(arguments::Log::Show) => self.log_show(),
+            Command::Log(arguments::Log::Accept(arguments)) => self.log_accept(arguments).await,
         }
     }
 
-    async fn client(&self) -> Result<Client, Failure> {
-        let client = Client::connect_with(self.home, self.options.clone()).await?;
+    pub async fn client(&self) -> Result<Client, Failure> {
+        self.client_that(false).await
+    }
+
+    /// A client; one that stays offers again by itself what a restored hub
+    /// lacks, for others it is done at the end.
+    async fn client_that(&self, stays: bool) -> Result<Client, Failure> {
+        let mut options = self.options.clone();
+        options.reconcile = stays;
+        let client = Client::connect_with(self.home, options).await?;
         let now = jiff::Timestamp::now().as_millisecond();
         if let Some(until) = client.certificate_expires_unix_ms()
             && until < u64::try_from(now).unwrap_or_default() + CERTIFICATE_WARNING_MS
@@ -144,6 +156,7 @@ impl Session<'_> {
         }
         let outgoing = outgoing(arguments)?;
         let sent = client.send(outgoing, &|progress| self.output.progress(progress)).await;
+        self.reconcile_if_due(&client).await;
         match sent {
             Ok(sent) => {
                 self.show_sent(&sent);
@@ -163,6 +176,7 @@ impl Session<'_> {
 
     async fn send_pending(&self, client: &Client) -> Done {
         let outcomes = client.flush_outbox().await?;
+        self.reconcile_if_due(client).await;
         if outcomes.is_empty() {
             self.output.say(Word::OutboxEmpty, &[]);
         }
@@ -206,7 +220,7 @@ impl Session<'_> {
     // receive
 
     async fn receive(&self, arguments: arguments::Receive) -> Done {
-        let client = self.client().await?;
+        let client = self.client_that(arguments.follow).await?;
         // one at a time: the next is written when this one is safe
         let mut options = ReceiveOptions::default().held_max(4);
         options.follow = arguments.follow;
@@ -218,6 +232,12 @@ impl Session<'_> {
         let done = self.receive_all(deliveries, &arguments).await;
         // what was not looked at is given back before we leave
         client.drain(Duration::from_secs(2)).await;
+        if client.answered_again() > 0 {
+            self.output.say(Word::AnsweredAgain, &[("count", &client.answered_again())]);
+        }
+        if !arguments.follow {
+            self.reconcile_if_due(&client).await;
+        }
         done
     }
 
@@ -367,7 +387,7 @@ impl Session<'_> {
     // feed
 
     async fn feed(&self, arguments: arguments::Feed) -> Done {
-        let client = self.client().await?;
+        let client = self.client_that(arguments.follow).await?;
         let options = FeedOptions { after: arguments.after, follow: arguments.follow };
         let mut feed = client.feed(options).await?;
         let mut any = false;
@@ -398,6 +418,9 @@ impl Session<'_> {
         }
         if !any {
             self.output.say(Word::FeedEmpty, &[]);
+        }
+        if !arguments.follow {
+            self.reconcile_if_due(&client).await;
         }
         Ok(())
     }
@@ -461,14 +484,15 @@ impl Session<'_> {
 
     /// Needs no hub: the receipts, and the key of its log.
     fn verify(&self, arguments: &arguments::Verify) -> Done {
-        let log = self.log_key(arguments.key.as_deref())?;
+        let keys = self.log_keys(arguments.key.as_deref())?;
         let mut good = true;
         for path in &arguments.receipts {
             let file = path.display();
-            let checked = receipt::load(path).and_then(|receipt| receipt::verify(&receipt, &log));
+            let checked = receipt::load(path).and_then(|receipt| keys.verify(&receipt));
             match checked {
                 Ok(verified) => {
-                    let (record, origin) = (&verified.record, log.origin());
+                    let (record, origin) = (&verified.record, &verified.checkpoint.origin);
+                    let is_lost = keys.lacks(origin, record.sequence);
                     let at = time(record.recorded_unix_ms);
                     let opened = verified.opened.as_ref().map(events::opened);
                     self.output.result(
@@ -487,6 +511,10 @@ impl Session<'_> {
                                 text.push('\n');
                                 text.push_str(&self.output.text(Word::VerifiedOpening, &[("what", opened)]));
                             }
+                            if is_lost {
+                                text.push('\n');
+                                text.push_str(self.output.word(Word::VerifiedLost));
+                            }
                             text
                         },
                         || {
@@ -498,6 +526,7 @@ impl Session<'_> {
                             object.insert("log".to_owned(), json!(origin));
                             object.insert("log_size".to_owned(), json!(verified.checkpoint.size));
                             object.insert("opened".to_owned(), json!(opened));
+                            object.insert("lost_by_restore".to_owned(), json!(is_lost));
                             Value::Object(object)
                         },
                     );
@@ -515,20 +544,40 @@ impl Session<'_> {
         if good { Ok(()) } else { Err(Failure::Told(Status::Unverified)) }
     }
 
-    fn log_key(&self, key: Option<&str>) -> Result<CheckpointVerifier, Failure> {
-        let key = match key {
-            Some(key) => key.to_owned(),
-            None => {
-                axis_client::Profile::load(self.home)?.map(|it| it.log_verifier_key).ok_or_else(|| {
-                    let facts = vec![("home", self.home.display().to_string())];
-                    Failure::said(Status::Identity, Word::KeyNeeded, facts, Some(Word::HintKey))
-                })?
-            }
+    fn log_keys(&self, key: Option<&str>) -> Result<Keys, Failure> {
+        let Some(key) = key else {
+            return KnownLogs::load(self.home)?.map(Keys::Home).ok_or_else(|| {
+                let facts = vec![("home", self.home.display().to_string())];
+                Failure::said(Status::Identity, Word::KeyNeeded, facts, Some(Word::HintKey))
+            });
         };
-        CheckpointVerifier::parse(key.trim()).map_err(|error| {
+        CheckpointVerifier::parse(key.trim()).map(Keys::One).map_err(|error| {
             let facts = vec![("why", error.to_string())];
             Failure::said(Status::Usage, Word::KeyBad, facts, Some(Word::HintKey))
         })
+    }
+}
+
+/// What verifies receipts: the logs that the home knows, or one key.
+enum Keys {
+    Home(KnownLogs),
+    One(CheckpointVerifier),
+}
+
+impl Keys {
+    fn verify(&self, found: &Receipt) -> axis_client::Result<VerifiedReceipt> {
+        match self {
+            Self::Home(known) => known.verify(found),
+            Self::One(key) => receipt::verify(found, key),
+        }
+    }
+
+    /// Whether the hub was restored from a backup that lacks this record.
+    fn lacks(&self, origin: &str, sequence: u64) -> bool {
+        match self {
+            Self::Home(known) => !known.holds(origin, sequence),
+            Self::One(_) => false,
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 use std::{io::ErrorKind, path::Path};
 
 use axis_client::{
-    Cause, Error, HomeProblem, Refused, Task,
+    Cause, Error, HomeProblem, LogProblem, Refused, Task,
     proto::hub::v1::{Reason, Remedy},
 };
 use serde_json::json;
@@ -126,7 +126,7 @@ fn status_of(error: &Error) -> Status {
             cause if cause.is_lasting() => Status::Identity,
             _ => Status::Unreachable,
         },
-        Error::Verification(_) | Error::MailboxGap { .. } => Status::Unverified,
+        Error::Verification(_) | Error::MailboxGap { .. } | Error::Log(_) => Status::Unverified,
         Error::Pending { source, .. } => status_of(source),
         Error::Home(HomeProblem::NotEnrolled { .. }) => Status::Identity,
         _ => Status::Failed,
@@ -192,6 +192,15 @@ pub fn message(error: &Error, output: &Output) -> String {
             HomeProblem::Busy { home } => output.text(Word::Busy, &[("home", home)]),
             other => other.to_string(),
         },
+        Error::Log(problem) => match problem {
+            LogProblem::Forked { remembered, shown } => {
+                output.text(Word::LogForked, &[("remembered", remembered), ("shown", shown)])
+            }
+            LogProblem::Unknown { known, verifier_key } => {
+                output.text(Word::LogUnknown, &[("known", known), ("key", verifier_key)])
+            }
+            other => other.to_string(),
+        },
         other => other.to_string(),
     }
 }
@@ -233,6 +242,8 @@ fn hint(error: &Error) -> Option<Word> {
             _ => Word::HintUnreachable,
         },
         Error::Verification(_) => Word::HintVerification,
+        Error::Log(LogProblem::Forked { .. }) => Word::HintLogForked,
+        Error::Log(_) => Word::HintLogAccept,
         Error::MailboxGap { .. } => Word::HintGap,
         Error::Home(HomeProblem::NotEnrolled { .. }) => Word::HintEnrolFirst,
         Error::Home(HomeProblem::AlreadyEnrolled { .. }) => Word::HintEnrolAgain,

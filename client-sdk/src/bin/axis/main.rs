@@ -6,6 +6,7 @@ mod commands;
 mod events;
 mod failure;
 mod output;
+mod restored;
 mod words;
 
 use std::{

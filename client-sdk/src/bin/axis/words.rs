@@ -205,6 +205,87 @@ words! {
     }
     KeyBad { en: "this is no log key: {why}", vi: "đây không phải khóa nhật ký: {why}" }
 
+    VerifiedLost {
+        en: "  the hub was restored from a backup that lacks this record; the receipt proves that it was there",
+        vi: "  trục đã được khôi phục từ bản sao lưu không có bản ghi này; biên nhận chứng minh nó đã từng tồn tại"
+    }
+
+    // reconcile
+    NotRestored {
+        en: "the hub has the log that it always had: nothing is to be offered again",
+        vi: "nhật ký của trục vẫn như trước: không có gì phải gửi lại"
+    }
+    WasRestored {
+        en: "the hub was restored from a backup; what it lacks is offered again",
+        vi: "trục đã được khôi phục từ bản sao lưu; đang gửi lại những gì trục thiếu"
+    }
+    OfferedAccepted {
+        en: "{id}: accepted anew, as record {sequence}",
+        vi: "{id}: trục đã tiếp nhận lại, bản ghi số {sequence}"
+    }
+    OfferedKnown {
+        en: "{id}: the hub had it, as record {sequence}",
+        vi: "{id}: trục vẫn còn, bản ghi số {sequence}"
+    }
+    OfferedRefused {
+        en: "{id} from {sender}: NOT accepted: {why}",
+        vi: "{id} của {sender}: KHÔNG được tiếp nhận: {why}"
+    }
+    OfferedFilesMissing {
+        en: "{id} from {sender}: NOT offered: these files are not where they were: {names}",
+        vi: "{id} của {sender}: KHÔNG gửi lại được: không còn tệp {names}"
+    }
+    OfferedFailed {
+        en: "{id}: not known to be accepted yet: {why}",
+        vi: "{id}: chưa rõ trục đã tiếp nhận hay chưa: {why}"
+    }
+    Reconciled {
+        en: "offered again to {log}: {accepted} accepted anew, {known} were there, {failed} failed",
+        vi: "đã gửi lại cho {log}: {accepted} được tiếp nhận lại, {known} vẫn còn, {failed} không được"
+    }
+    AnsweredAgain {
+        en: "{count} answer(s) of before given again",
+        vi: "đã gửi lại {count} phúc đáp trước đây"
+    }
+    AnswersWait {
+        en: "{count} answer(s) of before are given again when their deliveries come again",
+        vi: "{count} phúc đáp trước đây sẽ được gửi lại khi văn bản đến lần nữa"
+    }
+    HintReconcile { en: "axis reconcile tries again", vi: "axis reconcile để thử lại" }
+
+    // log
+    LogCurrent {
+        en: "{log}: the hub's log now, proven up to {size} records\n  key {key}",
+        vi: "{log}: nhật ký hiện nay của trục, đã kiểm chứng đến {size} bản ghi\n  khóa {key}"
+    }
+    LogFormer {
+        en: "{log}: a former log, seen up to {size} records\n  key {key}",
+        vi: "{log}: nhật ký trước đây, đã thấy đến {size} bản ghi\n  khóa {key}"
+    }
+    LogContinues {
+        en: "  continues {log}, of which it holds {size} records",
+        vi: "  nối tiếp {log}, giữ {size} bản ghi của nhật ký đó"
+    }
+    LogByPerson { en: "  accepted by a person", vi: "  do người vận hành chấp nhận" }
+    LogForked {
+        en: "the hub's log has two histories: it has shown {remembered}, and then {shown}",
+        vi: "nhật ký của trục có hai lịch sử khác nhau: trước là {remembered}, sau là {shown}"
+    }
+    LogUnknown {
+        en: "the hub's log is now {key}, and {known} did not sign for it",
+        vi: "nhật ký của trục nay là {key}, nhưng {known} không ký xác nhận"
+    }
+    HintLogForked {
+        en: "do not go on; send {home}/log.json to the hub's operators: it holds both, signed. \
+             Once they have given you the key of the right log: axis log accept --key VKEY",
+        vi: "không nên tiếp tục; hãy gửi {home}/log.json cho đơn vị vận hành trục: tệp này giữ cả hai, có chữ ký. \
+             Khi được cấp khóa của nhật ký đúng: axis log accept --key VKEY"
+    }
+    HintLogAccept {
+        en: "ask the hub's operators, not the hub, whether this key is theirs; if it is: axis log accept --key VKEY",
+        vi: "hãy hỏi đơn vị vận hành (không hỏi qua trục) khóa này có đúng không; nếu đúng: axis log accept --key VKEY"
+    }
+
     // progress
     StepReading { en: "reading", vi: "đang đọc" }
     StepUploading { en: "uploading", vi: "đang tải lên" }
@@ -455,8 +536,29 @@ pub const HELP: &[(&str, &str, &str)] = &[
     ("verify.receipts", "Receipt files", "Các tệp biên nhận"),
     (
         "verify.key",
-        "Verifier key of the hub's log, else the home's",
+        "Verifier key of the hub's log, else those that the home knows",
         "Khóa nhật ký của trục; mặc định lấy từ --home",
+    ),
+    (
+        "reconcile",
+        "Offer again what a hub lacks that was restored from a backup",
+        "Gửi lại những gì trục thiếu sau khi khôi phục từ bản sao lưu",
+    ),
+    ("log", "The hub's log that this home trusts", "Nhật ký của trục mà hệ thống này tin cậy"),
+    (
+        "log.show",
+        "Which logs are known, and up to where they are proven",
+        "Các nhật ký đã biết và mức đã kiểm chứng",
+    ),
+    (
+        "log.accept",
+        "Go on with a log that the former one did not sign for",
+        "Chấp nhận nhật ký mới mà nhật ký trước không ký xác nhận",
+    ),
+    (
+        "log.accept.key",
+        "Its verifier key, as the hub's operators gave it",
+        "Khóa kiểm tra do đơn vị vận hành trục cấp",
     ),
 ];
 
