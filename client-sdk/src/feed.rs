@@ -208,11 +208,11 @@ async fn enter_log(inner: &Inner, place: &mut Place) -> Result<Arc<str>> {
     inner.met(&inner.ask_info().await?)?;
     let (log, held) = {
         let book = inner.trust.book();
-        let log: Arc<str> = book.current().verifier.origin().into();
+        let log: Arc<str> = book.era().into();
         let held = match place.log.as_str() {
             // a cursor of before, in the first log
-            "" => book.held_of(book.logs()[0].verifier.origin()),
-            former => book.held_of(former),
+            "" => book.held_of_era(book.logs()[0].verifier.origin()),
+            former => book.held_of_era(former),
         };
         (log, held)
     };

@@ -408,11 +408,11 @@ impl Receiver {
 
     /// The ledger is that of the hub's log.
     fn enter_log(&mut self) -> Result<()> {
-        let (origin, first) = {
+        let (era, first) = {
             let book = self.inner.trust.book();
-            (book.current().verifier.origin().to_owned(), book.logs().len() == 1)
+            (book.era(), !book.was_restored())
         };
-        self.ledger.enter(&origin, first)
+        self.ledger.enter(&era, first)
     }
 
     /// Verifies a delivery and hands it over; whether anybody still listens.

@@ -248,7 +248,7 @@ impl Received {
 
     /// What was answered to this envelope before, if the hub may have lost it.
     pub(super) fn answered_before(&self) -> Option<Answer> {
-        if self.inner.trust.book().logs().len() == 1 {
+        if !self.inner.was_restored() {
             return None;
         }
         let found =

@@ -22,7 +22,6 @@ use crate::{
     files::{self, Access, Lock},
     home::Home,
     progress::Watch,
-    trust::Why,
 };
 
 /// Most envelopes that a report names; all are counted.
@@ -180,8 +179,7 @@ impl Client {
 impl Inner {
     /// Whether the hub's log is not the one that it always had.
     pub fn was_restored(&self) -> bool {
-        let book = self.trust.book();
-        book.logs().len() > 1 || book.current().why == Why::Person
+        self.trust.book().was_restored()
     }
 
     fn reconcile_due(&self) -> Result<bool> {

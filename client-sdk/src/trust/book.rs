@@ -135,6 +135,11 @@ impl Book {
         &self.logs
     }
 
+    /// Whether the log is not the one that the hub always had.
+    pub fn was_restored(&self) -> bool {
+        self.logs.len() > 1 || self.current().why == Why::Person
+    }
+
     /// Why nothing is trusted any more, if so.
     pub fn fork(&self) -> Option<&Fork> {
         self.fork.as_ref()
@@ -167,6 +172,22 @@ impl Book {
             log = older;
         }
         0
+    }
+
+    /// What the numbers belong to that the hub gives now: its log, and how
+    /// often a person has gone on after a fork, which gives them anew too.
+    pub fn era(&self) -> String {
+        let origin = self.current().verifier.origin();
+        match self.former_forks.len() {
+            0 => origin.to_owned(),
+            forks => format!("{origin} {forks}"),
+        }
+    }
+
+    /// How many records of an era the hub holds now.
+    pub fn held_of_era(&self, era: &str) -> u64 {
+        let (origin, forks) = era.split_once(' ').unwrap_or((era, "0"));
+        if forks.parse() == Ok(self.former_forks.len()) { self.held_of(origin) } else { 0 }
     }
 
     /// Whether the current log holds a record of another one, or of itself.

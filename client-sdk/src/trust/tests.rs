@@ -220,8 +220,11 @@ fn a_person_may_accept_what_nobody_signed_for() {
     // and a fork is over once a person has looked at it
     let (one, two) = (log.head(7), log.head(8));
     book.forked(SignedHead::of(one.0, &one.1), SignedHead::of(two.0, &two.1));
+    let era = book.era();
+    assert_eq!(book.held_of_era(&era), u64::MAX);
     book.accept(fresh.signer.verifier(), &[]);
     assert!(book.fork().is_none() && book.former_forks.len() == 1);
+    assert_eq!([book.held_of_era(&era), book.held_of_era(&book.era())], [0, u64::MAX], "numbers begin anew");
 }
 
 #[test]
