@@ -237,6 +237,11 @@ impl Config {
         Self::parse(dir, &path, &text, RENAMED)
     }
 
+    /// Reads the settings of a hub that will be in a directory, from a text.
+    pub fn from_text(dir: &Path, text: &str) -> Result<Self, ConfigError> {
+        Self::parse(dir, &dir.join(FILE_NAME), text, RENAMED)
+    }
+
     fn parse(dir: &Path, path: &Path, text: &str, renamed: &[(&str, &str)]) -> Result<Self, ConfigError> {
         let invalid = |why: String| ConfigError::Invalid { path: path.to_owned(), why };
         let table: toml::Table = toml::from_str(text).map_err(|error| invalid(error.to_string()))?;

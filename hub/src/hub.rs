@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use axis_proto::note::CheckpointSigner;
+use axis_proto::{hub::v1::LogSuccession, note::CheckpointSigner};
 use tokio::{
     net::{TcpListener, UnixListener},
     task::JoinHandle,
@@ -28,10 +28,10 @@ use crate::{
     config::Config,
     deliver::{Deliver, Wakes},
     disk::{self, DirLock, Disk, RealDisk},
-    evidence::{Evidence, Tree},
+    evidence::{self, Evidence, Tree},
     gate::Gate,
     identity::Identity,
-    journal::{Journal, JournalReader, segments::SegmentJournal},
+    journal::{self, Journal, JournalReader, Log, segments::SegmentJournal},
     limits,
     machine::{self, Command, query},
     observe::{self, LastBackup, Metrics, ObserveContext, Presence, Readiness},
@@ -96,6 +96,7 @@ fn doing<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
 /// What is opened before anything is served.
 struct Stores {
     journal: SegmentJournal,
+    logs: Vec<Log>,
     tree: Tree,
     state: Arc<SledState>,
     vault: Vault,
@@ -125,7 +126,7 @@ impl Hub {
         let (metrics, readiness, presence) = (Metrics::new(), Readiness::new(), Presence::default());
         let opening = config.clone();
         let stores = tokio::task::spawn_blocking(move || open(&opening, RealDisk::shared()));
-        let Stores { journal, tree, state, vault, signer, identity } =
+        let Stores { journal, logs, tree, state, vault, signer, identity } =
             stores.await.map_err(doing("open the stores"))??;
 
         let last = read_once(&*state, query::meta);
@@ -135,6 +136,8 @@ impl Hub {
         let reader = journal.reader();
         let evidence = Arc::new(Evidence::new(reader.clone(), tree.reader()));
         let log_verifier_key = signer.verifier_key();
+        let log_successions =
+            successions(&evidence, logs).map_err(doing("prove how the log was continued"))?;
         let (committer, writer) = commit::start(commit::Parts {
             journal: Box::new(journal),
             tree,
@@ -166,7 +169,7 @@ impl Hub {
             addresses: sockets.addresses.clone(),
             identity,
             log_verifier_key,
-            log_successions: Vec::new(),
+            log_successions,
             gate: Gate::default(),
             clock,
             observe,
@@ -372,7 +375,9 @@ fn open(config: &Config, disk: Arc<dyn Disk>) -> Result<Stores> {
     let identity = Identity::load(&config.keys_dir()).map_err(doing("read the keys"))?;
     let journal =
         SegmentJournal::open(disk.clone(), &data.join(JOURNAL)).map_err(doing("open the journal"))?;
-    let signer = signer(&journal, &identity).map_err(doing("sign checkpoints"))?;
+    let logs =
+        journal::logs(&*disk, &data.join(JOURNAL)).map_err(doing("read which logs the journal holds"))?;
+    let signer = signer(&journal, &logs, &identity).map_err(doing("sign checkpoints"))?;
     let tree =
         Tree::open(disk.clone(), &data.join(TREE), &*journal.reader()).map_err(doing("open the tree"))?;
     let state = open_state(&data, disk.clone(), signer.origin(), &*journal.reader())
@@ -383,22 +388,31 @@ fn open(config: &Config, disk: Arc<dyn Disk>) -> Result<Stores> {
         return Err(doing("use this directory")(why));
     }
     let vault = Vault::open(disk, &data.join(VAULT)).map_err(doing("open the vault"))?;
-    Ok(Stores { journal, tree, state: Arc::new(state), vault, signer, identity })
+    Ok(Stores { journal, logs, tree, state: Arc::new(state), vault, signer, identity })
 }
 
-/// The signer of the log that the journal holds.
-fn signer(journal: &SegmentJournal, identity: &Identity) -> io::Result<CheckpointSigner> {
+/// The signer of the last log that the journal holds.
+fn signer(journal: &SegmentJournal, logs: &[Log], identity: &Identity) -> io::Result<CheckpointSigner> {
     let Some(last) = journal.last_commit() else {
         return Err(io::Error::other("the journal is empty; `axis-hub init` makes a hub"));
     };
-    let origin = last.checkpoint.lines().next().unwrap_or_default();
-    let signer = CheckpointSigner::new(origin, identity.checkpoint_key.clone()).map_err(io::Error::other)?;
+    let signer = evidence::logs::signer(logs, identity).map_err(io::Error::other)?;
     // another key under the same name would be another log to everyone
     signer
         .verifier()
         .verify(&last.checkpoint)
         .map_err(|error| io::Error::other(format!("keys/checkpoint.pem is not this log's key: {error}")))?;
     Ok(signer)
+}
+
+/// What clients are shown of each log that continues another one.
+fn successions(evidence: &Evidence, logs: Vec<Log>) -> crate::error::Result<Vec<LogSuccession>> {
+    let continued = logs.into_iter().filter(|log| log.first_sequence > 0);
+    let shown = continued.map(|log| {
+        let receipt = Some(evidence.receipt(log.first_sequence)?);
+        Ok(LogSuccession { note: log.succession.unwrap_or_default(), receipt })
+    });
+    shown.collect()
 }
 
 /// Opens the state, derived from the journal wherever it is lost.

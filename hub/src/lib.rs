@@ -17,6 +17,7 @@ pub mod state;
 pub mod vault;
 
 // around them
+pub mod backup;
 pub mod clock;
 pub mod config;
 pub mod disk;

@@ -128,6 +128,11 @@ impl CheckpointVerifier {
         &self.origin
     }
 
+    /// Whether it is this key that signs.
+    pub fn is_key_of(&self, key: &PublicKey) -> bool {
+        self.key == *key
+    }
+
     /// The verifier key's text.
     pub fn verifier_key(&self) -> String {
         let id = hex::encode(key_id(&self.origin, &self.key));

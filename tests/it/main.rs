@@ -1,6 +1,7 @@
 //! Situations that a hub gets into, through its public faces.
 
 mod architecture;
+mod backup;
 mod crash;
 mod exchange;
 mod mailbox;

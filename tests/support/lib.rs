@@ -11,9 +11,9 @@ pub mod seed;
 use std::{path::Path, time::Duration};
 
 pub use admin::{Admin, admin};
-pub use hub::TestHub;
+pub use hub::{TestHub, check};
 pub use ministry::{Ministry, code, impatient};
-pub use process::{HubProcess, binary};
+pub use process::{HubProcess, binary, run_hub};
 pub use raw::{Raw, refusal_of};
 
 /// Longest that a condition may take to come true, also on a busy machine.

@@ -78,6 +78,33 @@ impl HubProcess {
         Ok(())
     }
 
+    /// Runs `axis-hub` on its directory, and returns what it printed; an error
+    /// if it did not succeed.
+    pub fn command(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        run_hub(&self.path(), arguments)
+    }
+
+    /// Brings a backup up to date; what `axis-hub backup --json` says.
+    pub fn back_up(&self, backup: &Path) -> anyhow::Result<serde_json::Value> {
+        let backup = backup.to_str().context("a path")?;
+        Ok(serde_json::from_str(&self.command(&["backup", backup, "--json"])?)?)
+    }
+
+    /// Kills it, loses its disk, and restores a backup in its place with its
+    /// old keys, on the same ports. What was there is left beside it, in
+    /// `lost`. Not started yet; returns the verifier of the log before.
+    pub fn lose_and_restore(&mut self, backup: &Path) -> anyhow::Result<CheckpointVerifier> {
+        self.kill()?;
+        let lost = self.dir.path().join("lost");
+        std::fs::rename(self.path(), &lost)?;
+        let keys = lost.join("keys");
+        let (backup, keys) = (backup.to_str().context("a path")?, keys.to_str().context("a path")?);
+        let restored = self.command(&["restore", backup, "--keys", keys])?;
+        let before = self.verifier();
+        self.verifier_key = restored.trim().to_owned();
+        Ok(before)
+    }
+
     /// SIGKILL: it learns nothing.
     pub fn kill(&mut self) -> anyhow::Result<()> {
         if let Some(mut child) = self.child.take() {
@@ -121,6 +148,22 @@ impl Drop for HubProcess {
     fn drop(&mut self) {
         let _gone = self.kill();
     }
+}
+
+/// Runs `axis-hub` on a hub's directory, and returns what it printed; an error
+/// with its words if it did not succeed.
+pub fn run_hub(dir: &Path, arguments: &[&str]) -> anyhow::Result<String> {
+    let output = Command::new(binary("axis-hub")?)
+        .args(arguments)
+        .arg("--dir")
+        .arg(dir)
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .output()
+        .context("running axis-hub")?;
+    let words = String::from_utf8_lossy(&output.stderr);
+    anyhow::ensure!(output.status.success(), "axis-hub {}: {}: {words}", arguments.join(" "), output.status);
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// A binary of this workspace, built beside the test.

@@ -4,14 +4,18 @@
 use std::{io::ErrorKind, path::Path, time::Duration};
 
 use axis_proto::{
-    admin::v1::{ChangeDirectoryRequest, admin_service_client::AdminServiceClient},
+    admin::v1::{
+        BackupMade, BackupRequest, BackupResponse, ChangeDirectoryRequest,
+        admin_service_client::AdminServiceClient,
+    },
     hub::v1::{Reason, Remedy},
     record::v1::{DirectoryEntry, directory_entry::Value},
 };
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
+use tokio::{net::UnixStream, sync::mpsc};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
-    Code, Status,
+    Code, Status, Streaming,
     transport::{Channel, Endpoint},
 };
 use tonic_types::StatusExt as _;
@@ -74,6 +78,34 @@ fn unreachable(dir: &Path, error: &std::io::Error) -> Failure {
             "chỉ tài khoản chạy trục và root mới là người vận hành: hãy dùng sudo -u",
         )),
         _ => Failure::unreachable(format!("{shown}/{SOCKET}: {error}")),
+    }
+}
+
+/// A backup for which the hub holds erasing still.
+pub struct BackupCall {
+    /// Up to where it goes.
+    pub head: BackupResponse,
+    requests: mpsc::Sender<BackupRequest>,
+    answers: Streaming<BackupResponse>,
+}
+
+impl BackupCall {
+    /// Asks the hub.
+    pub async fn begin(admin: &mut Admin) -> Result<Self> {
+        let (requests, stream) = mpsc::channel(2);
+        let _room_for_two = requests.try_send(BackupRequest { made: None });
+        let mut answers = admin.backup(ReceiverStream::new(stream)).await?.into_inner();
+        let gone = || Failure::unreachable(tr("the hub said nothing", "trục không trả lời"));
+        let head = answers.message().await?.ok_or_else(gone)?;
+        Ok(Self { head, requests, answers })
+    }
+
+    /// Tells the hub that the backup is made.
+    pub async fn made(mut self, made: BackupMade) -> Result<()> {
+        // a hub that is gone says so in its answer
+        let _gone = self.requests.send(BackupRequest { made: Some(made) }).await;
+        self.answers.message().await?;
+        Ok(())
     }
 }
 

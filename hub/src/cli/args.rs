@@ -89,6 +89,12 @@ pub enum Command {
     Fsck(Output),
     /// Make the state of a hub that is not running anew, from its journal.
     Rebuild,
+    /// Bring a backup of the hub up to date, while it runs or not: copies what
+    /// is new and reads it back. Needs and copies no private key.
+    Backup(Backup),
+    /// Make a hub in --dir, where nothing may be, from a backup. Its log goes
+    /// on under a new name.
+    Restore(Restore),
 }
 
 /// How to print a result.
@@ -97,6 +103,40 @@ pub struct Output {
     /// Print JSON, for machines.
     #[arg(long)]
     pub json: bool,
+}
+
+/// A backup to make.
+#[derive(Debug, ClapArgs)]
+pub struct Backup {
+    /// The backup's directory, on another disk.
+    #[arg(value_name = "BACKUP")]
+    pub directory: PathBuf,
+    /// Only read every byte of the backup that is there and say whether it is
+    /// whole. Needs no hub.
+    #[arg(long)]
+    pub verify: bool,
+    /// How to print it.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// A hub to make from a backup.
+#[derive(Debug, ClapArgs)]
+pub struct Restore {
+    /// The backup's directory, or an old copy of a hub's directory.
+    #[arg(value_name = "BACKUP")]
+    pub backup: PathBuf,
+    /// Where the old hub's keys are: checkpoint.pem, authority.pem,
+    /// authority.crt. They are copied.
+    #[arg(long, value_name = "DIR", required_unless_present = "new_key")]
+    pub keys: Option<PathBuf>,
+    /// Make a new checkpoint key. Without --keys the authority is new too, and
+    /// every system has to enrol anew.
+    #[arg(long)]
+    pub new_key: bool,
+    /// How to print it.
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// Why it is done.

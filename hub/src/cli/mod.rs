@@ -1,9 +1,10 @@
 //! The operators' command line. Results go to stdout, words to stderr; all
-//! but `init`, `serve`, `fsck` and `rebuild` ask the running hub through its
-//! Unix socket.
+//! but `init`, `serve`, `fsck`, `rebuild` and `restore` ask the running hub
+//! through its Unix socket.
 
 mod admin;
 mod args;
+mod backup;
 mod directory;
 mod import;
 mod json;
@@ -37,14 +38,16 @@ fn run(args: Args) -> Result<()> {
         Command::Serve => stores::serve(&dir),
         Command::Fsck(output) => stores::fsck(&dir, output),
         Command::Rebuild => stores::rebuild(&dir),
-        command => {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .map_err(|error| Failure::new(format!("cannot start: {error}")))?;
-            runtime.block_on(async { ask(admin::connect(&dir).await?, command).await })
-        }
+        Command::Backup(backup) if backup.verify => backup::verify(&backup),
+        Command::Backup(backup) => runtime()?.block_on(backup::backup(&dir, &backup)),
+        Command::Restore(restore) => backup::restore(dir, restore),
+        command => runtime()?.block_on(async { ask(admin::connect(&dir).await?, command).await }),
     }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Failure::new(format!("cannot start: {error}")))
 }
 
 async fn ask(admin: admin::Admin, command: Command) -> Result<()> {
@@ -61,6 +64,11 @@ async fn ask(admin: admin::Admin, command: Command) -> Result<()> {
         Command::Status(output) => queue::status(admin, output).await,
         Command::Top(top) => queue::top(admin, top).await,
         // `run` has done these
-        Command::Init(_) | Command::Serve | Command::Fsck(_) | Command::Rebuild => Ok(()),
+        Command::Init(_)
+        | Command::Serve
+        | Command::Fsck(_)
+        | Command::Rebuild
+        | Command::Backup(_)
+        | Command::Restore(_) => Ok(()),
     }
 }

@@ -112,6 +112,37 @@ impl Progress {
     }
 }
 
+/// How far something has come whose end is not known: a line that is written
+/// over, on a terminal only, and not more often than it changes.
+#[derive(Debug)]
+pub struct Ticker {
+    shown: bool,
+    last: String,
+}
+
+impl Ticker {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self { shown: std::io::stderr().is_terminal(), last: String::new() }
+    }
+
+    /// It is here now.
+    pub fn at(&mut self, words: String) {
+        if self.shown && words != self.last {
+            let _ = write!(std::io::stderr(), "\r\x1b[K{words}");
+            self.last = words;
+        }
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        if !self.last.is_empty() {
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
 /// What the locale asks for.
 pub fn language_of_locale() -> Language {
     let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());

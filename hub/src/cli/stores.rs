@@ -11,16 +11,14 @@ use axis_hub::{
     clock::Clock,
     config::{Config, ConfigError, Log, LogFormat},
     disk::{self, RealDisk},
+    evidence,
     fsck::{self, Report, Stores},
     hub::{self, Hub},
     identity::{self, Identity, InitError, InitOptions},
-    journal::{JournalReader, segments},
+    journal::{self, segments},
     observe::words,
 };
-use axis_proto::{
-    note::{CheckpointSigner, CheckpointVerifier},
-    reason::Language,
-};
+use axis_proto::reason::Language;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -125,7 +123,9 @@ pub fn fsck(dir: &Path, output: Output) -> Result<()> {
         segments::open_read_only(disk.clone(), &data.join(hub::JOURNAL)).map_err(|error| damaged(&error))?;
     let records = journal.size();
     let identity = Identity::load(&config.keys_dir()).map_err(|error| start_failure(&error))?;
-    let verifier = verifier(&*journal, identity).map_err(|error| damaged(&error))?;
+    let logs = journal::logs(&*disk, &data.join(hub::JOURNAL)).map_err(|error| damaged(&error))?;
+    let signer = evidence::logs::signer(&logs, &identity).map_err(Failure::damaged)?;
+    let verifier = signer.verifier();
     let progress = Progress::new(usize::try_from(records).unwrap_or(usize::MAX));
     let stores = Stores {
         data: &data,
@@ -149,15 +149,6 @@ pub fn fsck(dir: &Path, output: Output) -> Result<()> {
             "cây băm và trạng thái có thể dựng lại bằng `axis-hub rebuild`; với nhật ký, xem sổ tay vận hành",
         ))),
     }
-}
-
-/// Verifies the checkpoints of the log that the journal holds.
-fn verifier(journal: &dyn JournalReader, identity: Identity) -> std::io::Result<CheckpointVerifier> {
-    let last = journal.batch_of(journal.size().saturating_sub(1))?;
-    let last = last.ok_or_else(|| std::io::Error::other("the journal is empty"))?;
-    let origin = last.commit.checkpoint.lines().next().unwrap_or_default();
-    let signer = CheckpointSigner::new(origin, identity.checkpoint_key).map_err(std::io::Error::other)?;
-    Ok(signer.verifier())
 }
 
 fn report_text(report: &Report) -> String {
@@ -207,7 +198,7 @@ pub fn rebuild(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn load(dir: &Path) -> Result<Config> {
+pub(super) fn load(dir: &Path) -> Result<Config> {
     Config::load(dir).map_err(|error| {
         let failure = Failure::new(chain(&error));
         match error {
@@ -224,7 +215,7 @@ fn load(dir: &Path) -> Result<Config> {
 }
 
 /// Says what to do about the usual reasons.
-fn start_failure(error: &(dyn Error + 'static)) -> Failure {
+pub(super) fn start_failure(error: &(dyn Error + 'static)) -> Failure {
     let words = chain(error);
     let failure = Failure::new(&words);
     let mut cause = Some(error);
@@ -258,7 +249,7 @@ fn start_failure(error: &(dyn Error + 'static)) -> Failure {
 }
 
 /// An error with its causes, each once.
-fn chain(error: &(dyn Error + 'static)) -> String {
+pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -81,6 +81,9 @@ pub enum CommitError {
     /// A log that has records cannot be created.
     #[error("the journal holds records already")]
     NotEmpty,
+    /// A log's first record does not fit the end of the log before it.
+    #[error("the new log does not continue the journal as it ends")]
+    OtherEnd,
 }
 
 /// Writes the first record of a log: whose it is, and which origin its
@@ -122,6 +125,40 @@ pub fn create_log_with(
     });
     append(journal, tree, signer, entries)?;
     Ok(())
+}
+
+/// Writes the first record of a log that continues the one that the journal
+/// holds, with the signed word for it. The journal has begun its segment.
+///
+/// # Errors
+/// If the record does not continue the journal as it is, or the journal does
+/// not take it.
+pub fn continue_log(
+    journal: &mut dyn Journal,
+    tree: &mut Tree,
+    signer: &CheckpointSigner,
+    clock: &Clock,
+    opened: LogOpened,
+    succession: String,
+) -> std::result::Result<(), CommitError> {
+    let fits = journal
+        .last_commit()
+        .is_some_and(|last| last.size == opened.previous_size && last.root[..] == opened.previous_root);
+    let last = journal.size().checked_sub(1).filter(|_| fits).ok_or(CommitError::OtherEnd)?;
+    let unread = |source| CommitError::Journal { size: last, records: 0, source };
+    let batch = journal.reader().batch_of(last).map_err(unread)?.ok_or(CommitError::OtherEnd)?;
+    let record = batch.entry(last).and_then(|entry| Record::decode(entry.record.clone()).ok());
+    let recorded_ms = record.ok_or(CommitError::OtherEnd)?.recorded_unix_ms;
+    let empty = MemoryState::new();
+    // by the clock, but never before the record before it
+    let now_ms = clock.now_ms().max(recorded_ms);
+    let entries = read_once(&empty, |read| {
+        let mut random = fill_random;
+        let mut batch = machine::Batch::new(read, last + 1, Context { now_ms, random: &mut random });
+        batch.continue_log(opened, succession).map(|_| batch.finish().0)
+    });
+    let entries = entries.map_err(|_too_large| CommitError::OtherEnd)?;
+    append(journal, tree, signer, entries)
 }
 
 /// Fills a buffer with bytes that nobody can foresee.

@@ -25,6 +25,7 @@ use crate::{
     limits,
 };
 
+pub mod logs;
 pub mod shape;
 pub mod tree;
 

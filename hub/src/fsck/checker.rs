@@ -8,8 +8,8 @@ use axis_proto::{
     id::Digest,
     note::CheckpointVerifier,
     record::v1::{
-        CargoKind, ConsignmentLeaf, Delivery, ErasureCause, LeafList, RecipientLeaf, Record, Settlement,
-        record::Event,
+        CargoKind, ConsignmentLeaf, Delivery, ErasureCause, LeafList, LogOpened, RecipientLeaf, Record,
+        Settlement, record::Event,
     },
     tree,
 };
@@ -100,7 +100,13 @@ struct Feed {
 
 /// Checks batches in order.
 pub struct Checker {
-    verifier: Option<CheckpointVerifier>,
+    /// Of the journal's logs, the oldest first; empty if signatures are not
+    /// looked at.
+    verifiers: Vec<CheckpointVerifier>,
+    /// Which of the logs it is in.
+    log: usize,
+    /// First sequence of the batch that is looked at, and the root before it.
+    batch_begins: (u64, [u8; 32]),
     /// Roots of complete subtrees, the largest first: the tree's right edge.
     edge: Vec<(u32, [u8; 32])>,
     size: u64,
@@ -126,8 +132,16 @@ impl Checker {
     /// Begins before the first record. Without a verifier, checkpoints'
     /// signatures are not looked at.
     pub fn new(verifier: Option<CheckpointVerifier>) -> Self {
+        Self::of_logs(verifier.into_iter().collect())
+    }
+
+    /// As [`Self::new`], for a journal that was restored: the verifiers of its
+    /// logs, the oldest first.
+    pub fn of_logs(verifiers: Vec<CheckpointVerifier>) -> Self {
         Self {
-            verifier,
+            verifiers,
+            log: 0,
+            batch_begins: (0, tree::empty_root()),
             edge: Vec::new(),
             size: 0,
             last_ms: 0,
@@ -147,6 +161,7 @@ impl Checker {
     /// Looks at the next batch.
     pub fn batch(&mut self, batch: &Batch) {
         self.counts.batches += 1;
+        self.batch_begins = (self.size, self.root());
         for entry in &batch.entries {
             if entry.sequence != self.size {
                 self.report(
@@ -168,7 +183,7 @@ impl Checker {
         if commit.root != self.root() {
             self.report(place, "the root of the batch is not that of its records".into());
         }
-        let Some(verifier) = &self.verifier else { return };
+        let Some(verifier) = self.verifiers.get(self.log) else { return };
         match verifier.verify(&commit.checkpoint) {
             Ok(checkpoint) if checkpoint.size == commit.size && checkpoint.root == commit.root => {}
             Ok(_) => self.report(place, "the checkpoint speaks of another size or root".into()),
@@ -313,7 +328,7 @@ impl Checker {
             LeafList::decode(entry.cargo.get(place)?.clone()).ok()
         };
         match &record.event {
-            Some(Event::LogOpened(_)) if at != 0 => self.report(Some(at), "a log opens in its midst".into()),
+            Some(Event::LogOpened(event)) if at != 0 => self.log_opened(at, event),
             Some(Event::Accepted(event)) => {
                 let Some(list) = list(CargoKind::RecipientList) else {
                     return self.report(Some(at), "an accepted envelope has no recipient list".into());
@@ -445,6 +460,29 @@ impl Checker {
             )
             | None => {}
         }
+    }
+
+    /// A log continues the one before it, after a restore.
+    fn log_opened(&mut self, at: u64, event: &LogOpened) {
+        let (first, root) = self.batch_begins;
+        if event.previous_size != at || first != at || event.previous_root != root[..] {
+            return self.report(Some(at), "a log opens in its midst".into());
+        }
+        if self.verifiers.is_empty() {
+            return;
+        }
+        let [before, opened] = [self.log, self.log + 1].map(|log| self.verifiers.get(log));
+        let follows = opened.is_some_and(|opened| {
+            opened.origin() == event.origin && opened.verifier_key() == event.log_verifier_key
+        });
+        let continues = before.is_some_and(|before| {
+            before.origin() == event.previous_origin
+                && before.verifier_key() == event.previous_log_verifier_key
+        });
+        if !follows || !continues {
+            self.report(Some(at), "a log opens that is not known, or continues another one".into());
+        }
+        self.log = (self.log + 1).min(self.verifiers.len() - 1);
     }
 
     fn consigned(

@@ -57,7 +57,7 @@ pub struct Stores<'a> {
     pub data: &'a Path,
     /// Its disk.
     pub disk: Arc<dyn Disk>,
-    /// Verifies its checkpoints.
+    /// Verifies its checkpoints: those of its last log, if it was restored.
     pub verifier: CheckpointVerifier,
     /// Called with the number of records after each batch.
     pub progress: &'a mut dyn FnMut(u64),
@@ -88,10 +88,17 @@ pub fn run(stores: Stores<'_>) -> io::Result<Report> {
 /// As [`run`].
 pub fn look(stores: Stores<'_>) -> io::Result<(Report, Option<MemoryState>)> {
     let Stores { data, disk, verifier, progress } = stores;
-    let mut checker = Checker::new(Some(verifier));
+    let dir = data.join("journal");
+    // a damaged journal is named by its place, further down
+    let logs = journal::logs(&*disk, &dir).unwrap_or_default();
+    let (verifiers, unfit) = match evidence::logs::verifiers(&logs, &verifier) {
+        Ok(verifiers) => (verifiers, None),
+        Err(what) => (vec![verifier], Some(what)),
+    };
+    let mut checker = Checker::of_logs(verifiers);
     let replayed = MemoryState::new();
     let mut broken = None;
-    let found = journal::segments::verify(&*disk, &data.join("journal"), &mut |batch| {
+    let found = journal::segments::verify(&*disk, &dir, &mut |batch| {
         checker.batch(&batch);
         if let Err(error) = replay(&replayed, &batch) {
             broken.get_or_insert(error);
@@ -111,6 +118,7 @@ pub fn look(stores: Stores<'_>) -> io::Result<(Report, Option<MemoryState>)> {
         notes: Vec::new(),
         violations,
     };
+    unfit.into_iter().for_each(|what| report.wrong(what));
     if let Some(error) = broken {
         report.wrong(format!("the journal cannot be replayed: {error}"));
         return Ok((report, None));

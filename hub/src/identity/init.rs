@@ -84,6 +84,38 @@ pub enum InitError {
 /// Makes a hub in `dir`, which must not exist or be empty.
 pub fn init(dir: &Path, options: &InitOptions, clock: &Clock) -> Result<Initialised, InitError> {
     let config = settings(dir, options)?;
+    make_directories(&config)?;
+    let failed = |error: Error| InitError::Failed(error);
+
+    let now_ms = clock.now_ms();
+    let keys = config.keys_dir();
+    let (authority, authority_key) = Authority::generate(&config.hub_id, now_ms).map_err(failed)?;
+    write(keys.join(files::AUTHORITY_KEY), &authority_key)?;
+    write(keys.join(files::AUTHORITY_CERTIFICATE), &pem("CERTIFICATE", authority.certificate()))?;
+    let checkpoint_key = SigningKey::generate();
+    write(keys.join(files::CHECKPOINT_KEY), &checkpoint_key.to_pem())?;
+    Server::current(&config, &authority, now_ms).map_err(failed)?;
+
+    let origin = origin(&config.hub_id).map_err(failed)?;
+    let signer =
+        CheckpointSigner::new(&origin, checkpoint_key).map_err(|error| failed(Error::fault(error)))?;
+    let log_verifier_key = signer.verifier_key();
+    let opened = LogOpened {
+        hub_id: config.hub_id.to_string(),
+        origin: origin.clone(),
+        log_verifier_key: log_verifier_key.clone(),
+        ..LogOpened::default()
+    };
+    create_log(&config, &signer, clock, opened).map_err(failed)?;
+
+    // last: a directory without it is no hub
+    write(dir.join(config::FILE_NAME), &config.render())?;
+    Ok(Initialised { config, log_verifier_key, authority_key_sha256: authority.key_sha256() })
+}
+
+/// Makes the directories of a hub; an error if there is something already.
+pub(super) fn make_directories(config: &Config) -> Result<(), InitError> {
+    let dir = config.dir.as_path();
     if fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) || dir.is_file() {
         return Err(InitError::Exists(dir.to_owned()));
     }
@@ -100,31 +132,12 @@ pub fn init(dir: &Path, options: &InitOptions, clock: &Clock) -> Result<Initiali
             synced => synced.map_err(|source| InitError::Unwritable { path, source })?,
         }
     }
-    let failed = |error: Error| InitError::Failed(error);
-    let write = |path: PathBuf, text: &str| {
-        files::write(&path, text).map_err(|source| InitError::Unwritable { path, source })
-    };
+    Ok(())
+}
 
-    let now_ms = clock.now_ms();
-    let keys = config.keys_dir();
-    let (authority, authority_key) = Authority::generate(&config.hub_id, now_ms).map_err(failed)?;
-    write(keys.join(files::AUTHORITY_KEY), &authority_key)?;
-    write(keys.join(files::AUTHORITY_CERTIFICATE), &pem("CERTIFICATE", authority.certificate()))?;
-    let checkpoint_key = SigningKey::generate();
-    write(keys.join(files::CHECKPOINT_KEY), &checkpoint_key.to_pem())?;
-    Server::current(&config, &authority, now_ms).map_err(failed)?;
-
-    let origin = origin(&config.hub_id).map_err(failed)?;
-    let signer =
-        CheckpointSigner::new(&origin, checkpoint_key).map_err(|error| failed(Error::fault(error)))?;
-    let log_verifier_key = signer.verifier_key();
-    let opened =
-        LogOpened { hub_id: config.hub_id.to_string(), origin: origin.clone(), ..LogOpened::default() };
-    create_log(&config, &signer, clock, opened).map_err(failed)?;
-
-    // last: a directory without it is no hub
-    write(dir.join(config::FILE_NAME), &config.render())?;
-    Ok(Initialised { config, log_verifier_key, authority_key_sha256: authority.key_sha256() })
+/// Writes a file of a hub that is being made.
+pub(super) fn write(path: PathBuf, text: &str) -> Result<(), InitError> {
+    files::write(&path, text).map_err(|source| InitError::Unwritable { path, source })
 }
 
 /// Whether there is something; a relative path's beginning is the directory
@@ -149,9 +162,14 @@ fn create_log(
 /// The origin line of a new log: never used before, so that a hub which is
 /// made again under its old name begins another log.
 fn origin(hub_id: &HubId) -> Result<String, Error> {
+    Ok(format!("{hub_id}/log/{}", unique()?))
+}
+
+/// Eight hex digits that nobody else has.
+pub(super) fn unique() -> Result<String, Error> {
     let mut unique = [0; 4];
     getrandom::fill(&mut unique).map_err(Error::fault)?;
-    Ok(format!("{hub_id}/log/{}", hex::encode(unique)))
+    Ok(hex::encode(unique))
 }
 
 fn settings(dir: &Path, options: &InitOptions) -> Result<Config, InitError> {

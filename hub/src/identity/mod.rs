@@ -12,6 +12,7 @@
 pub mod authority;
 mod files;
 mod init;
+mod restore;
 mod server;
 
 use std::path::Path;
@@ -20,6 +21,7 @@ use axis_proto::{id::Digest, key::SigningKey, token::EnrolmentToken};
 
 pub use authority::{Authority, CertificateRequest, Issued, registered};
 pub use init::{InitError, InitOptions, Initialised, init};
+pub use restore::{KeysError, RestoredKeys, next_origin, write_settings};
 pub use server::{Server, trusted_authorities};
 
 use crate::error::{Error, Result};

@@ -41,6 +41,10 @@
 //! A batch is never in two segments. The mark is known to nobody outside, so
 //! that a document in the cargo cannot imitate a frame or a batch's end; it
 //! has no zeros, so that a batch that was written to its end shows it.
+//!
+//! A segment with another origin than the one before it begins a log that
+//! continues that one after a restore: its first record is a `LogOpened` that
+//! names both, the size between them, and the root.
 
 use std::{fmt, ops::Range};
 
@@ -338,6 +342,11 @@ fn commit(payload: &[u8], mark: &Mark, sequence: u64, count: u64) -> Result<Comm
 }
 
 impl Layout {
+    /// Where the first record's bytes are.
+    pub fn first_record(&self) -> Option<Range<usize>> {
+        self.entries.first().map(|entry| entry.record.clone())
+    }
+
     /// The batch, its records and cargo being parts of `bytes`, which begin
     /// with it.
     pub fn into_batch(self, bytes: &Bytes) -> Batch {

@@ -5,14 +5,17 @@ use std::{io, sync::Arc};
 
 use bytes::Bytes;
 
+pub mod copy;
 mod format;
+mod logs;
 mod reader;
 mod scan;
 pub mod segments;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use scan::{Incomplete, OpenError};
+pub use logs::{Log, logs};
+pub use scan::{Incomplete, OpenError, SegmentFile};
 pub use segments::SegmentJournal;
 
 /// One record as it stands in the journal.

@@ -149,7 +149,7 @@ impl Shared {
             let segment = self.places().segments[point.segment].clone();
             let file = self.disk.open_read(&segment.path)?;
             let segment_end = if point.segment == end.segment { end.offset } else { segment.end };
-            let mut window = Window { file, buffer: Vec::new(), start: 0, end: segment_end };
+            let mut window = Window::new(file, segment_end);
             while point.offset < segment_end {
                 let mark = &segment.header.mark;
                 let batch = window.batch(&mut point, mark).map_err(|error| named(&segment.path, error))?;
@@ -206,7 +206,7 @@ impl JournalReader for Shared {
 }
 
 /// A part of a segment in memory that moves towards its end.
-struct Window {
+pub(super) struct Window {
     file: Arc<dyn DiskFile>,
     buffer: Vec<u8>,
     /// Offset of the buffer in the file.
@@ -216,8 +216,19 @@ struct Window {
 }
 
 impl Window {
+    /// Before the first batch of a file that counts up to `end`.
+    pub fn new(file: Arc<dyn DiskFile>, end: u64) -> Self {
+        Self { file, buffer: Vec::new(), start: 0, end }
+    }
+
     /// Reads the batch at a point and moves the point behind it.
-    fn batch(&mut self, point: &mut Point, mark: &Mark) -> io::Result<Batch> {
+    pub fn batch(&mut self, point: &mut Point, mark: &Mark) -> io::Result<Batch> {
+        let (layout, bytes) = self.raw(point, mark)?;
+        Ok(layout.into_batch(&bytes))
+    }
+
+    /// As [`Self::batch`], with the bytes as they stand in the file.
+    pub fn raw(&mut self, point: &mut Point, mark: &Mark) -> io::Result<(format::Layout, Bytes)> {
         let mut wanted = format::FRAME_HEADER_BYTES;
         loop {
             self.fill(point.offset, wanted)?;
@@ -229,7 +240,7 @@ impl Window {
                     point.sequence = layout.commit.size;
                     // its own bytes, so that it holds no more than itself
                     let bytes = Bytes::copy_from_slice(&bytes[..layout.len]);
-                    return Ok(layout.into_batch(&bytes));
+                    return Ok((layout, bytes));
                 }
                 Err((_, Fault::Short(needed))) if point.offset + needed as u64 <= self.end => {
                     wanted = needed.max(2 * bytes.len());

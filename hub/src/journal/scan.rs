@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::{
     Batch, Commit,
     format::{self, FRAME_HEADER_BYTES, FRAME_MAGIC, Fault, HEADER_BYTES, Header, HeaderFault, Mark},
+    logs,
 };
 use crate::disk::Disk;
 
@@ -137,14 +138,37 @@ pub(super) fn names(disk: &dyn Disk, dir: &Path) -> Result<Vec<String>, OpenErro
     Ok(names)
 }
 
+/// A segment's file, wherever it lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentFile {
+    /// The file.
+    pub path: PathBuf,
+    /// The name that it has in a journal's directory.
+    pub name: String,
+    /// How many of its bytes count; all if `None`.
+    pub bytes: Option<u64>,
+}
+
 /// Scans the journal in a directory, showing each batch to `visit`.
 pub(super) fn scan(
     disk: &dyn Disk,
     dir: &Path,
     visit: &mut dyn FnMut(Shown<'_>),
 ) -> Result<Scanned, OpenError> {
-    let names = names(disk, dir)?;
-    let Some(last_index) = names.len().checked_sub(1) else {
+    let names = names(disk, dir)?.into_iter();
+    let files: Vec<_> = names.map(|name| SegmentFile { path: dir.join(&name), name, bytes: None }).collect();
+    scan_files(disk, dir, &files, visit)
+}
+
+/// As [`scan`], of segments that lie anywhere, in order; `dir` is what a
+/// missing one is named by.
+pub(super) fn scan_files(
+    disk: &dyn Disk,
+    dir: &Path,
+    files: &[SegmentFile],
+    visit: &mut dyn FnMut(Shown<'_>),
+) -> Result<Scanned, OpenError> {
+    let Some(last_index) = files.len().checked_sub(1) else {
         let what = "no segment: never created, or lost".into();
         return Err(OpenError::Missing { path: dir.to_owned(), what });
     };
@@ -157,9 +181,9 @@ pub(super) fn scan(
         last: None,
         incomplete: None,
     };
-    for (segment, name) in names.iter().enumerate() {
-        let path = dir.join(name);
-        let data = read_whole(disk, &path)?;
+    for (segment, SegmentFile { path, name, bytes }) in files.iter().enumerate() {
+        let path = path.clone();
+        let data = read_whole(disk, &path, *bytes)?;
         let damaged = |offset: usize, what: String| OpenError::Damaged {
             path: path.clone(),
             offset: offset as u64,
@@ -167,7 +191,10 @@ pub(super) fn scan(
         };
         let header = header(&path, &data)?;
         next = Point { segment, offset: HEADER_BYTES as u64, ..next };
-        continues(&scanned, &next, name, &header).map_err(|what| damaged(0, what))?;
+        continues(&next, name, &header).map_err(|what| damaged(0, what))?;
+        // a segment may begin another log: its first record has to say so
+        let before = scanned.segments.last().map(|segment| segment.header.origin);
+        let mut begins = before.filter(|before| *before != header.origin);
         let end = loop {
             let at = next.offset as usize;
             if data[at..].iter().all(|byte| *byte == 0) {
@@ -175,6 +202,14 @@ pub(super) fn scan(
             }
             match format::batch(&data[at..], &header.mark, next.batch, next.sequence) {
                 Ok(layout) => {
+                    if let Some(previous) = begins.take() {
+                        let opens = layout.first_record().and_then(|range| data[at..].get(range));
+                        if !opens.is_some_and(|record| {
+                            logs::succeeds(record, &header, &previous, scanned.last.as_ref())
+                        }) {
+                            return Err(damaged(at, OTHER_LOG.into()));
+                        }
+                    }
                     scanned.index.add(next);
                     scanned.last_batch = next;
                     let (len, size) = (layout.len, layout.commit.size);
@@ -186,6 +221,8 @@ pub(super) fn scan(
                     let unfinished = match &fault {
                         Fault::Wrong(_) => Err(String::new()),
                         _ if segment < last_index => Err(" in a segment that has a successor".to_owned()),
+                        _ if begins.is_some() => Err(" in the first record of a log".to_owned()),
+                        _ if bytes.is_some() => Err(" in a copy that was complete".to_owned()),
                         _ => unfinished(&data, at, at + bad, next.batch, &header.mark),
                     };
                     let bytes = unfinished.map_err(|why| damaged(at + bad, format!("{fault}{why}")))?;
@@ -196,6 +233,9 @@ pub(super) fn scan(
                 }
             }
         };
+        if begins.is_some() {
+            return Err(damaged(end, OTHER_LOG.into()));
+        }
         scanned.segments.push(Segment { path, header, end: end as u64 });
     }
     scanned.next = next;
@@ -214,7 +254,7 @@ impl Shown<'_> {
     }
 }
 
-fn header(path: &Path, data: &[u8]) -> Result<Header, OpenError> {
+pub(super) fn header(path: &Path, data: &[u8]) -> Result<Header, OpenError> {
     Header::parse(data).map_err(|fault| match fault {
         HeaderFault::Newer(version) => OpenError::Newer { path: path.to_owned(), version },
         HeaderFault::Damaged(what) => {
@@ -224,7 +264,7 @@ fn header(path: &Path, data: &[u8]) -> Result<Header, OpenError> {
 }
 
 /// Whether a segment is the one that belongs after those before it.
-fn continues(scanned: &Scanned, next: &Point, name: &str, header: &Header) -> Result<(), String> {
+fn continues(next: &Point, name: &str, header: &Header) -> Result<(), String> {
     if format::segment_name(header.first_sequence) != name {
         return Err(format!("begins with sequence {}, unlike its name", header.first_sequence));
     }
@@ -234,16 +274,18 @@ fn continues(scanned: &Scanned, next: &Point, name: &str, header: &Header) -> Re
             header.first_sequence, header.first_batch, next.sequence, next.batch
         ));
     }
-    match scanned.segments.first() {
-        Some(first) if first.header.origin != header.origin => Err("belongs to another log".into()),
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
-fn read_whole(disk: &dyn Disk, path: &Path) -> Result<Vec<u8>, OpenError> {
+const OTHER_LOG: &str = "belongs to another log";
+
+fn read_whole(disk: &dyn Disk, path: &Path, bytes: Option<u64>) -> Result<Vec<u8>, OpenError> {
     let io = |source| OpenError::Io { path: path.to_owned(), source };
     let file = disk.open_read(path).map_err(io)?;
-    let len = file.len().map_err(io)?;
+    let len = match bytes {
+        Some(bytes) => bytes,
+        None => file.len().map_err(io)?,
+    };
     if len > u64::from(u32::MAX) {
         let what = "larger than any segment".into();
         return Err(OpenError::Damaged { path: path.to_owned(), offset: 0, what });

@@ -13,7 +13,7 @@ use super::{
     Batch, Commit, Journal, JournalReader,
     format::{self, HEADER_BYTES, Header, Mark},
     reader::Shared,
-    scan::{self, Incomplete, Index, OpenError, Point, Scanned, Segment},
+    scan::{self, Incomplete, Index, OpenError, Point, Scanned, Segment, SegmentFile},
 };
 use crate::{
     disk::{Disk, DiskFile, with_suffix},
@@ -79,7 +79,7 @@ pub struct Report {
     pub records: u64,
     /// Bytes of its headers and frames.
     pub bytes: u64,
-    /// SHA-256 of its origin line.
+    /// SHA-256 of the origin line of its last log.
     pub origin: [u8; 32],
     /// The end of its last batch.
     pub last_commit: Option<Commit>,
@@ -189,6 +189,17 @@ impl SegmentJournal {
         self.incomplete.as_ref()
     }
 
+    /// Begins another log, in a segment of its own: the next batch's first
+    /// record must be the `LogOpened` that says that it continues this one.
+    /// Until that is appended, the journal cannot be opened again.
+    pub fn begin_log(&mut self, origin: &str) -> io::Result<()> {
+        if self.last.is_none() || self.poisoned {
+            return Err(io::Error::other("a log that holds nothing cannot be continued"));
+        }
+        self.origin = Sha256::digest(origin).into();
+        self.roll()
+    }
+
     fn check(&self, batch: &Batch) -> io::Result<()> {
         let invalid = |what: String| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         let size = self.next.sequence + batch.entries.len() as u64;
@@ -286,16 +297,30 @@ pub fn open_read_only(disk: Arc<dyn Disk>, dir: &Path) -> Result<Arc<dyn Journal
 /// Verifies every byte of a closed journal without changing it, showing each
 /// batch to `visit` in order.
 pub fn verify(disk: &dyn Disk, dir: &Path, visit: &mut dyn FnMut(Batch)) -> Result<Report, OpenError> {
-    let scanned = scan::scan(disk, dir, &mut |shown| visit(shown.into_batch()))?;
-    Ok(Report {
+    scan::scan(disk, dir, &mut |shown| visit(shown.into_batch())).map(report)
+}
+
+/// As [`verify`], of segments that lie anywhere, in order; `dir` is what a
+/// missing one is named by.
+pub fn verify_files(
+    disk: &dyn Disk,
+    dir: &Path,
+    files: &[SegmentFile],
+    visit: &mut dyn FnMut(Batch),
+) -> Result<Report, OpenError> {
+    scan::scan_files(disk, dir, files, &mut |shown| visit(shown.into_batch())).map(report)
+}
+
+fn report(scanned: Scanned) -> Report {
+    Report {
         segments: scanned.segments.len(),
         batches: scanned.next.batch,
         records: scanned.next.sequence,
         bytes: scanned.segments.iter().map(|segment| segment.end).sum(),
-        origin: scanned.segments.first().map_or([0; 32], |segment| segment.header.origin),
+        origin: scanned.segments.last().map_or([0; 32], |segment| segment.header.origin),
         last_commit: scanned.last,
         incomplete: scanned.incomplete,
-    })
+    }
 }
 
 /// Makes a segment, durably, under its name only when it is ready.

@@ -428,3 +428,99 @@ proptest! {
         prop_assert_eq!(again.last(), Some(&more));
     }
 }
+
+/// A segment's bytes without its cargo, as erasing leaves them.
+pub(crate) fn without_cargo(bytes: &[u8], first_batch: u64) -> Vec<u8> {
+    let header = format::Header::parse(bytes).unwrap();
+    let mut out = bytes[..format::HEADER_BYTES].to_vec();
+    let (mut at, mut number, mut sequence) = (format::HEADER_BYTES, first_batch, header.first_sequence);
+    while at < bytes.len() && bytes[at] != 0 {
+        let layout = format::batch(&bytes[at..], &header.mark, number, sequence).unwrap();
+        let end = at + layout.len;
+        sequence = layout.commit.size;
+        while at < end {
+            let (frame, len) = format::frame(&bytes[at..], &header.mark).unwrap();
+            match frame.kind {
+                format::Kind::Cargo => out.extend_from_slice(&erased(number, &header.mark)),
+                _ => out.extend_from_slice(&bytes[at..at + len]),
+            }
+            at += len;
+        }
+        number += 1;
+    }
+    out
+}
+
+fn erased(number: u64, mark: &format::Mark) -> Vec<u8> {
+    let mut frame = format::FRAME_MAGIC.to_vec();
+    frame.extend_from_slice(&[0; 4]);
+    frame.extend_from_slice(&[format::Kind::Erased as u8, 0, 0, 0]);
+    frame.extend_from_slice(&number.to_le_bytes());
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(mark);
+    crc.update(&frame);
+    frame.extend_from_slice(&crc.finalize().to_le_bytes());
+    frame
+}
+
+/// A batch whose one record opens a log.
+fn opening(first: u64, origin: &str, previous: (&str, u64, [u8; 32])) -> Batch {
+    use axis_proto::record::v1::{LogOpened, Record, record::Event};
+    use prost::Message as _;
+    let opened = LogOpened {
+        origin: origin.into(),
+        previous_origin: previous.0.into(),
+        previous_size: previous.1,
+        previous_root: Bytes::copy_from_slice(&previous.2),
+        ..LogOpened::default()
+    };
+    let record = Record { sequence: first, event: Some(Event::LogOpened(opened)), ..Record::default() };
+    let mut batch = batch(first, &[0]);
+    batch.entries[0].record = record.encode_to_vec().into();
+    batch
+}
+
+#[test]
+fn another_log_begins_only_where_its_first_record_says_so() {
+    let disk = MemoryDisk::default();
+    let (batches, _) = three(&disk);
+    let root = batches[2].commit.root;
+    let check = |first: Batch| {
+        let disk = disk.copy();
+        let mut journal = open(&disk).unwrap();
+        journal.begin_log("other").unwrap();
+        let segments = segments_of(&disk);
+        assert_eq!((damage_of(&disk).2.as_str(), segments.len()), ("belongs to another log", 2), "unsaid");
+        journal.append(first).unwrap();
+        journal.append(batch(7, &[10])).unwrap();
+        match open(&disk) {
+            Ok(journal) => {
+                let origin: [u8; 32] = sha2::Digest::finalize(sha2::Digest::chain_update(
+                    <sha2::Sha256 as sha2::Digest>::new(),
+                    "other",
+                ))
+                .into();
+                assert_eq!((journal.size(), journal.origin_sha256()), (8, origin));
+                assert_eq!(all(&*journal.reader(), 5).len(), 3);
+                true
+            }
+            Err(_) => {
+                assert_eq!(damage_of(&disk).2, "belongs to another log");
+                false
+            }
+        }
+    };
+    assert!(check(opening(6, "other", ("log", 6, root))));
+    assert!(!check(batch(6, &[0])), "no such record");
+    assert!(!check(opening(6, "third", ("log", 6, root))), "another name");
+    assert!(!check(opening(6, "other", ("logs", 6, root))), "another past");
+    assert!(!check(opening(6, "other", ("log", 5, root))), "another size");
+    assert!(!check(opening(6, "other", ("log", 6, [1; 32]))), "another root");
+    let cut = disk.copy();
+    let mut journal = open(&cut).unwrap();
+    journal.begin_log("other").unwrap();
+    journal.append(opening(6, "other", ("log", 6, root))).unwrap();
+    let path = segments_of(&cut).remove(1);
+    cut.damage(&path, |bytes| bytes.truncate(format::HEADER_BYTES + 60)).unwrap();
+    assert!(damage_of(&cut).2.contains("in the first record of a log"));
+}

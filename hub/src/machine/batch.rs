@@ -72,6 +72,13 @@ impl<'a> Batch<'a> {
         &self.draft
     }
 
+    /// Records the opening of a log where a restored one goes on, with the
+    /// succession note.
+    pub fn continue_log(&mut self, opened: LogOpened, succession: String) -> Result<u64> {
+        let cargo = vec![(CargoKind::Succession, Bytes::from(succession))];
+        self.record(Event::LogOpened(opened), &[], cargo)
+    }
+
     /// Number of records so far, and of their bytes with cargo.
     pub fn weight(&self) -> (usize, usize) {
         (self.entries.len(), self.bytes)

@@ -23,6 +23,11 @@ impl Document {
         Ok(Self { file, sha256, size })
     }
 
+    /// Its name.
+    pub fn sha256(&self) -> Digest {
+        self.sha256
+    }
+
     /// Its size in bytes.
     pub fn size(&self) -> u64 {
         self.size

@@ -71,6 +71,11 @@ impl Vault {
         Ok(Self(Arc::new(Inner { disk, dir: dir.to_owned(), live: Mutex::default() })))
     }
 
+    /// The vault in a directory that is only read, as it is.
+    pub fn existing(disk: Arc<dyn Disk>, dir: &Path) -> Self {
+        Self(Arc::new(Inner { disk, dir: dir.to_owned(), live: Mutex::default() }))
+    }
+
     /// Whether a document is here. Nothing to tell a system: it may know of
     /// its own uploads only.
     pub fn has(&self, sha256: &Digest) -> io::Result<bool> {
@@ -159,6 +164,64 @@ impl Vault {
         Ok(())
     }
 
+    /// Takes a copy of another vault's document, verified, and returns its
+    /// bytes; none if it is here. Its name is durable only after
+    /// [`Self::sync_objects`].
+    pub fn put(&self, document: &Document) -> io::Result<u64> {
+        let disk = &*self.0.disk;
+        let object = self.object(&document.sha256());
+        if disk.exists(&object)? && disk.open_read(&object)?.len()? == document.size() {
+            return Ok(0);
+        }
+        disk.create_dir(crate::disk::parent_of(&object))?;
+        // no digest: nobody takes it for a document
+        let part = crate::disk::with_suffix(&object, COPY);
+        if disk.exists(&part)? {
+            disk.remove(&part)?;
+        }
+        let file = disk.create(&part)?;
+        let (mut reader, mut at) = (document.reader(), 0);
+        loop {
+            let bytes = reader.next(COPY_BYTES).inspect_err(|_| {
+                let _left_behind = disk.remove(&part);
+            })?;
+            if bytes.is_empty() {
+                break;
+            }
+            file.write_at(at, &bytes)?;
+            at += bytes.len() as u64;
+        }
+        file.sync_data()?;
+        disk.rename(&part, &object)?;
+        Ok(at)
+    }
+
+    /// Removes what [`Self::put`] left that did not end.
+    pub fn remove_partial_copies(&self) -> io::Result<()> {
+        let objects = self.0.dir.join("objects");
+        for prefix in self.0.disk.list(&objects)? {
+            let dir = objects.join(prefix);
+            for name in self.0.disk.list(&dir)?.iter().filter(|name| name.ends_with(COPY)) {
+                self.0.disk.remove(&dir.join(name))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a document lies.
+    pub fn path_of(&self, sha256: &Digest) -> PathBuf {
+        self.object(sha256)
+    }
+
+    /// Makes the names of all documents durable.
+    pub fn sync_objects(&self) -> io::Result<()> {
+        let objects = self.0.dir.join("objects");
+        for prefix in self.0.disk.list(&objects)? {
+            self.0.disk.sync_dir(&objects.join(prefix))?;
+        }
+        self.0.disk.sync_dir(&objects)
+    }
+
     /// Removes a document. Only for one that nothing names and nobody pins.
     pub fn remove(&self, sha256: &Digest) -> io::Result<()> {
         self.0.disk.remove(&self.object(sha256))?;
@@ -234,6 +297,9 @@ impl Vault {
     }
 }
 
+/// Bytes of a document that are copied at once.
+const COPY_BYTES: usize = 1024 * 1024;
+const COPY: &str = ".copy";
 const PART: &str = ".part";
 const MARK: &str = ".mark";
 
