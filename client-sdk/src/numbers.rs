@@ -81,6 +81,12 @@ impl Numbers {
         }
     }
 
+    /// The hub no longer says how the numbers up to here ended: those that
+    /// did not come are not missing.
+    pub fn forgotten(&mut self, to: u64) {
+        self.raise(to);
+    }
+
     /// The hub said where the mailbox stands.
     pub fn progress(&mut self, high: u64, floor: u64) -> Result<()> {
         if floor > high {
@@ -284,6 +290,11 @@ mod tests {
         numbers.seen(5);
         numbers.seen(9);
         assert_eq!(gap(numbers.progress(12, 7)), [4..=4, 6..=7]);
+        let mut away = Numbers { accounted_to: 3, ..Numbers::default() };
+        away.begin();
+        away.seen(9);
+        away.forgotten(6);
+        assert_eq!(gap(away.progress(12, 9)), [7..=8], "what is forgotten is not missing");
         numbers.progress(12, 7).unwrap();
         assert_eq!(numbers.accounted_to(), 7);
         assert_eq!(numbers.missing().collect::<Vec<_>>(), [4..=4, 6..=7]);

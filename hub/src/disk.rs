@@ -7,7 +7,7 @@ use std::{
     fmt,
     fs::{self, File},
     io::{self, Read as _, Write as _},
-    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
+    os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -49,6 +49,13 @@ pub trait Disk: Send + Sync + fmt::Debug {
 
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// When a file was last written, by the disk's own clock; `None` if it
+    /// does not say.
+    fn modified_unix_ms(&self, path: &Path) -> io::Result<Option<u64>> {
+        let _unsaid = path;
+        Ok(None)
+    }
 
     /// How much room there is.
     fn space(&self, path: &Path) -> io::Result<Space>;
@@ -181,6 +188,11 @@ impl Disk for RealDisk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path).map_err(|e| at(path, e))
+    }
+
+    fn modified_unix_ms(&self, path: &Path) -> io::Result<Option<u64>> {
+        let stat = fs::metadata(path).map_err(|e| at(path, e))?;
+        Ok(u64::try_from(stat.mtime()).ok().map(|seconds| seconds * 1_000))
     }
 
     fn space(&self, path: &Path) -> io::Result<Space> {

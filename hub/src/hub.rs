@@ -35,6 +35,7 @@ use crate::{
     limits,
     machine::{self, Command, query},
     observe::{self, LastBackup, Metrics, ObserveContext, Presence, Readiness},
+    retention::{self, Retention},
     state::{self, SledState, read_once},
     vault::Vault,
     wire::{self, Addresses, Context, listener::Connections},
@@ -133,7 +134,8 @@ impl Hub {
         clock.compare_with_last_record(last.last_recorded_unix_ms);
         tracing::info!(records = journal.size(), hub_id = %config.hub_id, origin = last.origin, "stores opened");
 
-        let reader = journal.reader();
+        let (reader, eraser) = (journal.reader(), journal.eraser());
+        let journal_reader = reader.clone();
         let evidence = Arc::new(Evidence::new(reader.clone(), tree.reader()));
         let log_verifier_key = signer.verifier_key();
         let log_successions =
@@ -165,18 +167,30 @@ impl Hub {
             last_backup: LastBackup::load(RealDisk::shared(), &data),
             data_dir: data,
         };
+        let (vault, gate) = (Arc::new(vault), Gate::default());
+        let retention = Retention::new(retention::Parts {
+            state: state.clone(),
+            committer: committer.clone(),
+            journal: journal_reader,
+            eraser,
+            vault: vault.clone(),
+            gate: gate.clone(),
+            clock: clock.clone(),
+            feed_kept_ms: config.retention.feed_ms(),
+        });
         let ctx = Arc::new(Context {
+            retention,
             addresses: sockets.addresses.clone(),
             identity,
             log_verifier_key,
             log_successions,
-            gate: Gate::default(),
+            gate,
             clock,
             observe,
             state: state.clone(),
             committer,
             evidence,
-            vault: Arc::new(vault),
+            vault,
             deliver,
             connections: Connections::default(),
             presence,
@@ -294,6 +308,7 @@ impl Hub {
         }));
         self.tasks.push(tokio::spawn(wire::access::cut_the_unwelcome(ctx.clone())));
         self.tasks.push(tokio::spawn(mind_the_disk(ctx.clone())));
+        self.tasks.push(tokio::spawn(ctx.retention.clone().run(ctx.stopping.clone())));
         self.tasks.push(tokio::spawn(record_snapshots(ctx.clone(), self.state.clone())));
 
         let file = ctx.config.addresses_file();

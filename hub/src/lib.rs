@@ -17,6 +17,7 @@ pub mod state;
 pub mod vault;
 
 // around them
+pub mod archive;
 pub mod backup;
 pub mod clock;
 pub mod config;
@@ -28,3 +29,4 @@ pub mod hub;
 pub mod identity;
 pub mod limits;
 pub mod observe;
+pub mod retention;

@@ -240,6 +240,25 @@ pub const STOPPING_RETRY_MS: Millis = 2_000;
 pub const UPLOADS_PER_SYSTEM_MAX: usize = 16;
 /// Bytes of a chunk of a download.
 pub const DOWNLOAD_CHUNK_BYTES: usize = 256 * 1024;
+/// How long a document is needed by nobody before it leaves the vault.
+pub const DOCUMENT_GRACE_MS: Millis = 60 * MINUTE_MS;
+/// Pause between the steps of retention.
+pub const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
+/// Most segments that one step of retention reads: 4 MB a second.
+pub const RETENTION_SEGMENTS: usize = 4;
+/// Most documents of one directory that are remembered as needed by nobody;
+/// the rest come with a later round.
+pub const RETENTION_CANDIDATES_MAX: usize = 10_000;
+/// Bytes that may leave a segment from which on it is written anew, if they
+/// are not a quarter of it.
+pub const ERASE_WORTH_BYTES: u64 = 8 * 1024 * 1024;
+/// How long a purge waits for a backup to end.
+pub const PURGE_GATE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long after its record a purge is carried out once more at a start: a
+/// crash may have come before its files were written anew.
+pub const PURGE_AGAIN_MS: Millis = 30 * DAY_MS;
+/// How often a purge looks whether an envelope became visible.
+pub const PURGE_PAUSE: Duration = Duration::from_millis(100);
 /// Longest silence inside an upload.
 pub const UPLOAD_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest time that a backup may hold erasing up: the largest vaults are read

@@ -7,6 +7,7 @@ mod exchange;
 mod mailbox;
 mod reconcile;
 mod refusals;
+mod retention;
 mod rights;
 mod seeded;
 mod streams;

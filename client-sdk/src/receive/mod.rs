@@ -398,6 +398,7 @@ impl Receiver {
     /// Where the mailbox stands; whether anybody still listens.
     async fn progress(&mut self, progress: &MailboxProgress) -> bool {
         self.unsettled.store(progress.waiting, Ordering::Relaxed);
+        self.ledger.numbers.forgotten(progress.forgotten_to);
         let result = self.ledger.numbers.progress(progress.high, progress.floor);
         self.write_ledger();
         match result {

@@ -78,6 +78,13 @@ pub enum Command {
     Parked(ParkedCommand),
     /// Where an envelope is, for each of its recipients.
     Track(Track),
+    /// Erase an envelope's content at once, after a spill. Two people: one
+    /// requests, another confirms within 24 hours.
+    #[command(subcommand)]
+    Purge(PurgeCommand),
+    /// Journal files that were copied away.
+    #[command(subcommand)]
+    Archive(ArchiveCommand),
     /// The hub's clock.
     #[command(subcommand)]
     Clock(ClockCommand),
@@ -446,6 +453,58 @@ pub struct Track {
     pub output: Output,
 }
 
+/// An envelope's content to erase.
+#[derive(Debug, Subcommand)]
+pub enum PurgeCommand {
+    /// Ask for it. Nothing is erased yet.
+    Request {
+        /// The sender's id of the envelope.
+        envelope: EnvelopeId,
+        /// The sender's agency code.
+        #[arg(long, value_name = "CODE")]
+        sender: AgencyCode,
+        /// Why.
+        #[command(flatten)]
+        remark: Remark,
+    },
+    /// Agree to what another person asked for: what waits is returned to its
+    /// sender, and content and documents are erased. Cannot be undone; safe to
+    /// repeat.
+    Confirm {
+        /// The sender's id of the envelope.
+        envelope: EnvelopeId,
+        /// The sender's agency code.
+        #[arg(long, value_name = "CODE")]
+        sender: AgencyCode,
+        /// How to print what was erased.
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// Journal files.
+#[derive(Debug, Subcommand)]
+pub enum ArchiveCommand {
+    /// Verify journal files (`*.segment`) with no hub in reach, also after
+    /// content was erased from them.
+    Verify {
+        /// The files, in any order; a run of files without gaps.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// The verifier key that `axis-hub init` printed; checks the signatures
+        /// of the checkpoints.
+        #[arg(long, value_name = "VKEY")]
+        key: Option<String>,
+        /// A copy of the tree's directory (`data/tree`), for files that do not
+        /// begin with the first record; proves that they belong to the log.
+        #[arg(long, value_name = "DIR")]
+        tree: Option<PathBuf>,
+        /// How to print it.
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
 /// The clock.
 #[derive(Debug, Clone, Copy, Subcommand)]
 pub enum ClockCommand {
@@ -486,5 +545,12 @@ mod tests {
         assert!(parse("axis-hub system add VPCP --name x").is_err());
         assert!(parse("axis-hub parked return twelve --remark x").is_err());
         assert!(parse("axis-hub track 12 --sender G22").is_err());
+        let id = "0190a000-0000-7000-8000-000000000001";
+        assert!(parse(&format!("axis-hub purge confirm {id} --sender G22")).is_ok());
+        assert!(
+            parse(&format!("axis-hub purge request {id} --sender G22")).is_err(),
+            "a remark is asked for"
+        );
+        assert!(parse("axis-hub archive verify").is_err(), "a file is asked for");
     }
 }

@@ -1,13 +1,15 @@
 //! The operators' command line. Results go to stdout, words to stderr; all
-//! but `init`, `serve`, `fsck`, `rebuild` and `restore` ask the running hub
-//! through its Unix socket.
+//! but `init`, `serve`, `fsck`, `rebuild`, `restore` and `archive` ask the
+//! running hub through its Unix socket.
 
 mod admin;
+mod archive;
 mod args;
 mod backup;
 mod directory;
 mod import;
 mod json;
+mod purge;
 mod queue;
 mod say;
 mod stores;
@@ -38,6 +40,7 @@ fn run(args: Args) -> Result<()> {
         Command::Serve => stores::serve(&dir),
         Command::Fsck(output) => stores::fsck(&dir, output),
         Command::Rebuild => stores::rebuild(&dir),
+        Command::Archive(command) => archive::archive(command),
         Command::Backup(backup) if backup.verify => backup::verify(&backup),
         Command::Backup(backup) => runtime()?.block_on(backup::backup(&dir, &backup)),
         Command::Restore(restore) => backup::restore(dir, restore),
@@ -60,11 +63,13 @@ async fn ask(admin: admin::Admin, command: Command) -> Result<()> {
         Command::Queue(output) => queue::queue(admin, output).await,
         Command::Parked(command) => queue::parked(admin, command).await,
         Command::Track(track) => queue::track(admin, track).await,
+        Command::Purge(command) => purge::purge(admin, command).await,
         Command::Clock(args::ClockCommand::Confirm) => queue::confirm_clock(admin).await,
         Command::Status(output) => queue::status(admin, output).await,
         Command::Top(top) => queue::top(admin, top).await,
         // `run` has done these
         Command::Init(_)
+        | Command::Archive(_)
         | Command::Serve
         | Command::Fsck(_)
         | Command::Rebuild

@@ -44,6 +44,7 @@ pub struct Committer {
 /// What the writer is sent.
 enum Message {
     Command(Box<Queued>),
+    Roll(oneshot::Sender<()>),
     Stop,
 }
 
@@ -82,6 +83,19 @@ impl Committer {
             Err(TrySendError::Disconnected(_)) => {
                 Err(Refusal::new(Reason::Stopping).retry_after_ms(1_000).into())
             }
+        }
+    }
+
+    /// Lets the journal begin a new segment, so that cargo can be erased from
+    /// the one before.
+    ///
+    /// # Errors
+    /// If the writer is gone.
+    pub async fn roll(&self) -> Result<()> {
+        let (answer, answered) = oneshot::channel();
+        match self.queue.try_send(Message::Roll(answer)) {
+            Ok(()) => answered.await.map_err(|_| Error::fault("the writer stopped before it answered")),
+            Err(_) => Err(Refusal::new(Reason::Busy).retry_after_ms(BUSY_RETRY_MS).into()),
         }
     }
 

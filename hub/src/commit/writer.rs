@@ -254,6 +254,8 @@ struct Decided {
     answers: Answers,
     /// When the oldest command was queued, on the monotonic clock.
     oldest_us: Option<u64>,
+    /// Who waits for a new segment behind this batch.
+    roll: Option<oneshot::Sender<()>>,
     stop: bool,
 }
 
@@ -371,6 +373,7 @@ impl Writer {
         read_once(&*parts.state, |read| {
             let mut batch = machine::Batch::new(read, size, Context { now_ms, random });
             let (mut answers, mut oldest_us, mut stop): (Answers, _, _) = (Vec::new(), None, false);
+            let mut roll = None;
             for command in own {
                 if let Err(error) = machine::decide(&mut batch, &command) {
                     tracing::error!(%error, "the writer's own command was refused");
@@ -383,6 +386,10 @@ impl Writer {
                         let Queued { command, answer, since_us } = *queued;
                         oldest_us = oldest_us.or(Some(since_us));
                         answers.push((answer, machine::decide(&mut batch, &command)));
+                    }
+                    Some(Message::Roll(answer)) => {
+                        roll = Some(answer);
+                        break;
                     }
                     Some(Message::Stop) => {
                         stop = true;
@@ -401,13 +408,13 @@ impl Writer {
                 next = commands.try_recv().ok();
             }
             let (entries, changes) = batch.finish();
-            Decided { entries, changes, answers, oldest_us, stop }
+            Decided { entries, changes, answers, oldest_us, roll, stop }
         })
     }
 
     /// Makes a decided batch durable, then visible, then known.
     fn finish(&mut self, decided: Decided) -> std::result::Result<(), CommitError> {
-        let Decided { entries, changes, answers, oldest_us, .. } = decided;
+        let Decided { entries, changes, answers, oldest_us, roll, .. } = decided;
         if !entries.is_empty() {
             let records = entries.len();
             let began_us = self.parts.clock.monotonic_us();
@@ -428,6 +435,12 @@ impl Writer {
         for (answer, outcome) in answers {
             // a caller that hung up does not need it
             let _gone = answer.send(outcome);
+        }
+        if let Some(answer) = roll {
+            let size = self.parts.journal.size();
+            let rolled = self.parts.journal.roll();
+            rolled.map_err(|source| CommitError::Journal { size, records: 0, source })?;
+            let _gone = answer.send(());
         }
         Ok(())
     }

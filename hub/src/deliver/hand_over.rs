@@ -41,6 +41,10 @@ pub fn hand_over(state: &dyn State, evidence: &Evidence, lease: Lease) -> Result
     let entry = evidence.entry(delivery.envelope_sequence)?;
     let record = record_of(&entry)?;
     let accepted = accepted_of(&record)?;
+    if read_once(state, |read| query::is_erased(read, delivery.envelope_sequence)) {
+        // purged since it was leased
+        return Ok(None);
+    }
     let sealed = cargo_of(&record, &entry, CargoKind::SealedEnvelope)
         .next()
         .ok_or_else(|| Error::fault(format!("envelope {} has no cargo", record.sequence)))?;
@@ -89,6 +93,9 @@ pub fn content_of(
     };
     if row.leases == 0 {
         return Err(Error::invalid("delivery_id", Reason::NeverLeased, id));
+    }
+    if read_once(state, |read| query::is_erased(read, id.envelope_sequence)) {
+        return Err(Error::invalid("delivery_id", Reason::Erased, id));
     }
     let entry = evidence.entry(id.envelope_sequence)?;
     let record = record_of(&entry)?;

@@ -20,6 +20,16 @@ pub struct Frontier {
 }
 
 impl Frontier {
+    /// The edge of a tree whose hashes can be asked for.
+    pub fn at(size: u64, find: &mut Find<'_>) -> io::Result<Self> {
+        let levels = u64::BITS - size.leading_zeros();
+        let mut peaks = vec![empty_root(); levels as usize];
+        for level in (0..levels).filter(|level| size >> level & 1 == 1) {
+            peaks[level as usize] = find(level, (size >> level) - 1)?;
+        }
+        Ok(Self { size, peaks })
+    }
+
     /// Number of leaves.
     pub fn size(&self) -> u64 {
         self.size

@@ -345,6 +345,14 @@ pub fn verify(disk: &dyn Disk, dir: &Path, size: u64, root: &Hash) -> io::Result
     Ok(if found == *root { Ok(()) } else { Err(format!("tree {}: another root", dir.display())) })
 }
 
+/// The edge of a tree of `size` leaves, from its files, unverified.
+pub fn frontier(disk: &dyn Disk, dir: &Path, size: u64) -> io::Result<Frontier> {
+    Frontier::at(size, &mut |level, index| {
+        let hashes = read_hashes(&*disk.open_read(&level_path(dir, level))?, index, 1)?;
+        Ok(hashes.first().copied().unwrap_or_default())
+    })
+}
+
 /// How many leaves the files of a closed tree have beyond `size`, not counting
 /// what a crash left empty.
 pub fn surplus(disk: &dyn Disk, dir: &Path, size: u64) -> io::Result<u64> {

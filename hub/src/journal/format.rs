@@ -227,6 +227,26 @@ pub fn encode_batch(out: &mut Vec<u8>, number: u64, mark: &Mark, batch: &Batch) 
     );
 }
 
+/// Appends an encoded batch to `out` without the cargo at `ranges`, which are
+/// payloads in order; an erased frame stands for each.
+pub fn encode_erased(out: &mut Vec<u8>, number: u64, mark: &Mark, batch: &[u8], ranges: &[Range<usize>]) {
+    let mut from = 0;
+    for range in ranges {
+        out.extend_from_slice(&batch[from..range.start - FRAME_HEADER_BYTES]);
+        from = range.end;
+        let start = out.len();
+        out.extend_from_slice(&FRAME_MAGIC);
+        out.extend_from_slice(&0u32.to_le_bytes());
+        out.extend_from_slice(&[Kind::Erased as u8, 0, 0, 0]);
+        out.extend_from_slice(&number.to_le_bytes());
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(mark);
+        crc.update(&out[start..]);
+        out.extend_from_slice(&crc.finalize().to_le_bytes());
+    }
+    out.extend_from_slice(&batch[from..]);
+}
+
 /// Bytes that a batch takes in a segment.
 pub fn encoded_bytes(batch: &Batch) -> usize {
     let entry = |entry: &Entry| {
@@ -268,7 +288,7 @@ pub fn frame<'a>(bytes: &'a [u8], mark: &Mark) -> Result<(Frame<'a>, usize), Fau
 }
 
 /// Where the parts of one batch are.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Layout {
     entries: Vec<EntryLayout>,
     first_sequence: u64,
@@ -278,7 +298,7 @@ pub struct Layout {
     pub len: usize,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct EntryLayout {
     salt: [u8; SALT_BYTES],
     record: Range<usize>,
@@ -345,6 +365,21 @@ impl Layout {
     /// Where the first record's bytes are.
     pub fn first_record(&self) -> Option<Range<usize>> {
         self.entries.first().map(|entry| entry.record.clone())
+    }
+
+    /// Whether any of its records has cargo.
+    pub fn has_cargo(&self) -> bool {
+        self.entries.iter().any(|entry| !entry.cargo.is_empty())
+    }
+
+    /// Where a piece of cargo is, by the place of its record and its own.
+    pub fn cargo(&self, entry: usize, place: usize) -> Option<Range<usize>> {
+        self.entries.get(entry)?.cargo.get(place).cloned()
+    }
+
+    /// As [`Self::into_batch`], for more than once.
+    pub fn to_batch(&self, bytes: &Bytes) -> Batch {
+        self.clone().into_batch(bytes)
     }
 
     /// The batch, its records and cargo being parts of `bytes`, which begin
@@ -465,15 +500,13 @@ mod tests {
         encode_batch(&mut bytes, 3, &MARK, &sample());
         let (_, record) = frame(&bytes, &MARK).unwrap();
         let (_, cargo) = frame(&bytes[record..], &MARK).unwrap();
-        let mut erased = bytes[record..record + FRAME_HEADER_BYTES].to_vec();
-        erased[4..8].fill(0);
-        erased[8] = Kind::Erased as u8;
-        let mut crc = crc32fast::Hasher::new();
-        crc.update(&MARK);
-        crc.update(&erased[..20]);
-        erased[20..].copy_from_slice(&crc.finalize().to_le_bytes());
-        bytes.splice(record..record + cargo, erased);
-        let read = batch(&bytes, &MARK, 3, 7).unwrap().into_batch(&Bytes::from(bytes));
+        let whole = batch(&bytes, &MARK, 3, 7).unwrap();
+        let range = whole.cargo(0, 0).unwrap();
+        assert_eq!(range, record + FRAME_HEADER_BYTES..record + cargo);
+        let mut erased = Vec::new();
+        encode_erased(&mut erased, 3, &MARK, &bytes, &[range]);
+        assert_eq!(erased.len(), bytes.len() - (cargo - FRAME_HEADER_BYTES));
+        let read = batch(&erased, &MARK, 3, 7).unwrap().into_batch(&Bytes::from(erased));
         assert_eq!(read.entries[0].cargo, [Bytes::new(), Bytes::new()]);
         assert_eq!(read.entries[0].record, sample().entries[0].record);
     }

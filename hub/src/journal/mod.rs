@@ -1,11 +1,13 @@
 //! The truth: an append-only, checksummed list of batches. Never decides
-//! anything, and never changes what it holds.
+//! anything, and never changes what it holds, but for cargo that may go.
 
 use std::{io, sync::Arc};
 
 use bytes::Bytes;
 
+pub mod archive;
 pub mod copy;
+pub mod erase;
 mod format;
 mod logs;
 mod reader;
@@ -14,6 +16,7 @@ pub mod segments;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use erase::Eraser;
 pub use logs::{Log, logs};
 pub use scan::{Incomplete, OpenError, SegmentFile};
 pub use segments::SegmentJournal;
@@ -63,6 +66,10 @@ pub trait Journal: Send {
     /// After an error the caller must stop the process: nobody knows what
     /// the disk holds, and opening finds out.
     fn append(&mut self, batch: Batch) -> io::Result<Arc<Batch>>;
+
+    /// Ends the last segment, if it holds anything, so that cargo can be
+    /// erased from it. After an error as after one of `append`.
+    fn roll(&mut self) -> io::Result<()>;
 
     /// Reads what was appended, from any thread.
     fn reader(&self) -> Arc<dyn JournalReader>;

@@ -4,7 +4,7 @@
 use std::{
     collections::VecDeque,
     io,
-    ops::ControlFlow,
+    ops::{ControlFlow, Range},
     path::Path,
     sync::{
         Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
@@ -16,6 +16,7 @@ use bytes::Bytes;
 
 use super::{
     Batch, JournalReader,
+    erase::Place,
     format::{self, Fault, Mark},
     scan::{Index, Point, Scanned, Segment},
 };
@@ -37,6 +38,9 @@ pub(super) struct Shared {
     places: RwLock<Places>,
     /// Batches that were read from disk, the latest last.
     read: Mutex<Kept>,
+    /// Rises with every segment that was written anew: what was read before
+    /// is not kept afterwards.
+    erasures: AtomicU64,
 }
 
 /// Where everything durable is.
@@ -72,6 +76,22 @@ impl Kept {
     }
 }
 
+impl Kept {
+    /// Puts a batch where the one of the same size is, if it is.
+    fn exchange(&mut self, batch: Arc<Batch>) {
+        let size = batch.commit.size;
+        if let Some(kept) = self.batches.iter_mut().find(|kept| kept.commit.size == size) {
+            self.bytes = self.bytes - weight(kept) + weight(&batch);
+            *kept = batch;
+        }
+    }
+
+    fn forget(&mut self, which: impl Fn(&Batch) -> bool) {
+        self.batches.retain(|batch| !which(batch));
+        self.bytes = self.batches.iter().map(|batch| weight(batch)).sum();
+    }
+}
+
 fn weight(batch: &Batch) -> usize {
     batch.entries.iter().map(|entry| entry.bytes() + ENTRY_OVERHEAD_BYTES).sum()
 }
@@ -89,6 +109,7 @@ impl Shared {
                 recent: Kept::new(limits::RECENT_BYTES_MAX),
             }),
             read: Mutex::new(Kept::new(limits::READ_BATCHES_BYTES_MAX)),
+            erasures: AtomicU64::new(0),
         }
     }
 
@@ -133,21 +154,82 @@ impl Shared {
         Some(batch)
     }
 
+    /// Every segment, in order.
+    pub fn segments(&self) -> Vec<Place> {
+        let places = self.places();
+        let ends = places.segments.iter().skip(1).map(|next| next.header.first_sequence);
+        let ends = ends.chain([places.next.sequence]);
+        let last = places.segments.len() - 1;
+        let all = places.segments.iter().zip(ends).enumerate();
+        all.map(|(index, (segment, end_sequence))| Place {
+            first_sequence: segment.header.first_sequence,
+            end_sequence,
+            bytes: segment.end,
+            is_last: index == last,
+        })
+        .collect()
+    }
+
+    /// A segment as it is now, open, with its index.
+    pub fn open_segment(&self, first_sequence: u64) -> io::Result<(usize, Segment, Arc<dyn DiskFile>)> {
+        let places = self.places();
+        let index =
+            places.segments.iter().position(|segment| segment.header.first_sequence == first_sequence);
+        let index = index.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such segment"))?;
+        let segment = places.segments[index].clone();
+        let file = self.disk.open_read(&segment.path)?;
+        Ok((index, segment, file))
+    }
+
+    /// The disk.
+    pub fn disk(&self) -> &dyn Disk {
+        &*self.disk
+    }
+
+    /// Batches of a segment that are kept as recent.
+    pub fn recent_of(&self, segment: usize) -> Vec<Arc<Batch>> {
+        let places = self.places();
+        let range = places.sequences_of(segment);
+        let recent = places.recent.batches.iter();
+        recent.filter(|batch| range.contains(&(batch.commit.size - 1))).cloned().collect()
+    }
+
+    /// A segment that is not the last was written anew: puts it in its place,
+    /// and forgets what was kept of the old one. `recent` are batches of it
+    /// that are kept otherwise now.
+    pub fn replace(
+        &self,
+        segment: usize,
+        end: u64,
+        points: Index,
+        recent: Vec<Arc<Batch>>,
+        rename: &mut dyn FnMut() -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut places = self.write();
+        // under the lock: nobody opens the new file with the old places
+        rename()?;
+        places.segments[segment].end = end;
+        places.index.replace(segment, points);
+        for batch in recent {
+            places.recent.exchange(batch);
+        }
+        let range = places.sequences_of(segment);
+        self.erasures.fetch_add(1, Ordering::AcqRel);
+        drop(places);
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        read.forget(|batch| range.contains(&(batch.commit.size - 1)));
+        Ok(())
+    }
+
     /// Reads batches from a point on, up to what is durable now.
     fn read(
         &self,
         sequence: u64,
         visit: &mut dyn FnMut(Arc<Batch>) -> io::Result<ControlFlow<()>>,
     ) -> io::Result<()> {
-        let (Some(mut point), end) = ({
-            let places = self.places();
-            (places.index.find(sequence), places.next)
-        }) else {
-            return Ok(());
-        };
+        let end = self.places().next;
+        let Some((mut point, mut segment, mut file)) = self.begin(sequence)? else { return Ok(()) };
         while point.sequence < end.sequence {
-            let segment = self.places().segments[point.segment].clone();
-            let file = self.disk.open_read(&segment.path)?;
             let segment_end = if point.segment == end.segment { end.offset } else { segment.end };
             let mut window = Window::new(file, segment_end);
             while point.offset < segment_end {
@@ -157,10 +239,27 @@ impl Shared {
                     return Ok(());
                 }
             }
+            if point.sequence >= end.sequence {
+                break;
+            }
             point.segment += 1;
             point.offset = format::HEADER_BYTES as u64;
+            let places = self.places();
+            segment = places.segments[point.segment].clone();
+            // under the lock, as in `begin`
+            file = self.disk.open_read(&segment.path)?;
         }
         Ok(())
+    }
+
+    /// Where to read a sequence from. The file is opened under the lock: the
+    /// point would not fit one that was written anew.
+    fn begin(&self, sequence: u64) -> io::Result<Option<(Point, Segment, Arc<dyn DiskFile>)>> {
+        let places = self.places();
+        let Some(point) = places.index.find(sequence) else { return Ok(None) };
+        let segment = places.segments[point.segment].clone();
+        let file = self.disk.open_read(&segment.path)?;
+        Ok(Some((point, segment, file)))
     }
 
     fn places(&self) -> RwLockReadGuard<'_, Places> {
@@ -184,6 +283,7 @@ impl JournalReader for Shared {
         if let Some(batch) = self.recent(sequence).or_else(|| self.kept(sequence)) {
             return Ok(Some(batch));
         }
+        let erasures = self.erasures.load(Ordering::Acquire);
         let mut found = None;
         self.read(sequence, &mut |batch| {
             found = Some(batch);
@@ -191,7 +291,9 @@ impl JournalReader for Shared {
         })?;
         if let Some(batch) = &found {
             let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-            read.push(Arc::clone(batch));
+            if self.erasures.load(Ordering::Acquire) == erasures {
+                read.push(Arc::clone(batch));
+            }
         }
         Ok(found)
     }
@@ -202,6 +304,14 @@ impl JournalReader for Shared {
         visit: &mut dyn FnMut(Arc<Batch>) -> io::Result<ControlFlow<()>>,
     ) -> io::Result<()> {
         if sequence >= self.size() { Ok(()) } else { self.read(sequence, visit) }
+    }
+}
+
+impl Places {
+    /// The sequences of a segment.
+    fn sequences_of(&self, segment: usize) -> Range<u64> {
+        let next = self.segments.get(segment + 1).map(|next| next.header.first_sequence);
+        self.segments[segment].header.first_sequence..next.unwrap_or(self.next.sequence)
     }
 }
 

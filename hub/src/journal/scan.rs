@@ -124,6 +124,13 @@ impl Index {
         }
     }
 
+    /// A segment's batches begin elsewhere now.
+    pub fn replace(&mut self, segment: usize, points: Self) {
+        let from = self.0.partition_point(|point| point.segment < segment);
+        let to = self.0.partition_point(|point| point.segment <= segment);
+        self.0.splice(from..to, points.0);
+    }
+
     /// The last point not behind a sequence.
     pub fn find(&self, sequence: u64) -> Option<Point> {
         let behind = self.0.partition_point(|point| point.sequence <= sequence);
@@ -279,7 +286,7 @@ fn continues(next: &Point, name: &str, header: &Header) -> Result<(), String> {
 
 const OTHER_LOG: &str = "belongs to another log";
 
-fn read_whole(disk: &dyn Disk, path: &Path, bytes: Option<u64>) -> Result<Vec<u8>, OpenError> {
+pub(super) fn read_whole(disk: &dyn Disk, path: &Path, bytes: Option<u64>) -> Result<Vec<u8>, OpenError> {
     let io = |source| OpenError::Io { path: path.to_owned(), source };
     let file = disk.open_read(path).map_err(io)?;
     let len = match bytes {

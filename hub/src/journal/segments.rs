@@ -10,7 +10,7 @@ use std::{
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Batch, Commit, Journal, JournalReader,
+    Batch, Commit, Eraser, Journal, JournalReader,
     format::{self, HEADER_BYTES, Header, Mark},
     reader::Shared,
     scan::{self, Incomplete, Index, OpenError, Point, Scanned, Segment, SegmentFile},
@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// What a segment that is not ready yet is called, behind its name.
-const UNREADY: &str = ".new";
+pub(super) const UNREADY: &str = ".new";
 /// Bytes of the encoding buffer that are kept from batch to batch.
 const BUFFER_BYTES_KEPT: usize = 8 * 1024 * 1024;
 
@@ -184,6 +184,11 @@ impl SegmentJournal {
         self.origin
     }
 
+    /// Erases cargo from segments that are not written to any more.
+    pub fn eraser(&self) -> Eraser {
+        Eraser::new(Arc::clone(&self.shared))
+    }
+
     /// The batch that opening cut off, if there was one.
     pub fn incomplete(&self) -> Option<&Incomplete> {
         self.incomplete.as_ref()
@@ -281,6 +286,16 @@ impl Journal for SegmentJournal {
         self.last = Some(batch.commit.clone());
         self.shared.appended(Arc::clone(&batch), len);
         Ok(batch)
+    }
+
+    fn roll(&mut self) -> io::Result<()> {
+        if self.poisoned {
+            return Err(io::Error::other("the journal stopped at an earlier failure"));
+        }
+        if self.next.offset == HEADER_BYTES as u64 {
+            return Ok(());
+        }
+        SegmentJournal::roll(self).inspect_err(|_| self.poisoned = true)
     }
 
     fn reader(&self) -> Arc<dyn JournalReader> {

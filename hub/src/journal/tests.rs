@@ -15,6 +15,8 @@ use super::{
 };
 use crate::disk::{Disk, MemoryDisk, RealDisk};
 
+mod erase;
+
 const DIR: &str = "/journal";
 const SMALL: Layout = Layout { segment_bytes: 16 * 1024, ahead_bytes: 2048, mark_seed: None };
 

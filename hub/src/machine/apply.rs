@@ -74,7 +74,10 @@ pub(super) fn apply_record(
             edit_delivery(draft, event.delivery.as_ref(), |delivery| delivery.late_sequence = at.sequence);
             grant_documents(draft, at, event.delivery.as_ref());
         }
-        Some(Event::Erased(event)) => retention::erased(draft, at, event),
+        Some(Event::Erased(event)) => {
+            meta.erased_size = at.sequence + 1;
+            retention::erased(draft, at, event);
+        }
         Some(Event::Forgotten(event)) => retention::forgotten(draft, event),
         Some(Event::DocumentsCollected(event)) => retention::documents_collected(draft, event),
         Some(Event::PurgeRequested(event)) => retention::purge_requested(draft, at, event),

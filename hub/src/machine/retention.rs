@@ -435,13 +435,15 @@ pub fn lapsed_grants(
     (found, next)
 }
 
-/// Purges that were agreed to and have not erased yet.
-pub fn purges_under_way(read: &dyn Read) -> Vec<u64> {
+/// Purges that were agreed to and have not erased yet, or only since a moment:
+/// nobody knows whether those were carried out to their end.
+pub fn purges_under_way(read: &dyn Read, since_ms: Millis) -> Vec<u64> {
     let mut found = Vec::new();
     read.scan(b"z", &key::end_of(b"z"), &mut |key, value| {
         let confirmed = PurgeRow::decode(value).is_ok_and(|purge| !purge.confirmed_by.is_empty());
         let sequence = number(&key[1..]);
-        if confirmed && !query::envelope(read, sequence).is_some_and(|row| is_purged(&row)) {
+        let is_done = |row: &EnvelopeRow| is_purged(row) && row.erased_unix_ms < since_ms;
+        if confirmed && !query::envelope(read, sequence).is_some_and(|row| is_done(&row)) {
             found.push(sequence);
         }
         ControlFlow::Continue(())

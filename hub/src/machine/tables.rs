@@ -32,6 +32,9 @@ pub struct Meta {
     /// Time of the last record.
     #[prost(uint64, tag = "4")]
     pub last_recorded_unix_ms: u64,
+    /// Number of records up to the last Erased.
+    #[prost(uint64, tag = "5")]
+    pub erased_size: u64,
 }
 
 /// An accepted envelope.

@@ -12,7 +12,7 @@
 //! one has uploaded the same bytes.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, HashSet, hash_map::Entry},
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -52,6 +52,8 @@ struct Inner {
     dir: PathBuf,
     /// Uploads that somebody writes to now.
     live: Mutex<HashMap<(SystemId, Digest), Hold>>,
+    /// Documents that are leaving now. Locked after `live`.
+    leaving: Mutex<HashSet<Digest>>,
 }
 
 /// Somebody's hold on an upload.
@@ -68,12 +70,17 @@ impl Vault {
     pub fn open(disk: Arc<dyn Disk>, dir: &Path) -> io::Result<Self> {
         disk.create_dir(&dir.join("objects"))?;
         disk.create_dir(&dir.join("uploads"))?;
-        Ok(Self(Arc::new(Inner { disk, dir: dir.to_owned(), live: Mutex::default() })))
+        Ok(Self(Arc::new(Inner {
+            disk,
+            dir: dir.to_owned(),
+            live: Mutex::default(),
+            leaving: Mutex::default(),
+        })))
     }
 
     /// The vault in a directory that is only read, as it is.
     pub fn existing(disk: Arc<dyn Disk>, dir: &Path) -> Self {
-        Self(Arc::new(Inner { disk, dir: dir.to_owned(), live: Mutex::default() }))
+        Self(Arc::new(Inner { disk, dir: dir.to_owned(), live: Mutex::default(), leaving: Mutex::default() }))
     }
 
     /// Whether a document is here. Nothing to tell a system: it may know of
@@ -222,10 +229,61 @@ impl Vault {
         self.0.disk.sync_dir(&objects)
     }
 
-    /// Removes a document. Only for one that nothing names and nobody pins.
+    /// Removes a document of a vault that no hub serves from: a backup's.
     pub fn remove(&self, sha256: &Digest) -> io::Result<()> {
         self.0.disk.remove(&self.object(sha256))?;
         self.0.disk.sync_dir(crate::disk::parent_of(&self.object(sha256)))
+    }
+
+    /// The documents of one directory, which is named by their first two
+    /// digits.
+    pub fn directory(&self, name: &str) -> io::Result<Vec<Digest>> {
+        let names = self.0.disk.list(&self.0.dir.join("objects").join(name))?;
+        Ok(names.iter().filter_map(|name| digest_of(name)).collect())
+    }
+
+    /// The right to remove a document: nobody brings it meanwhile. `None` if
+    /// somebody does now.
+    pub fn lock(&self, sha256: &Digest) -> Option<Leaving> {
+        let live = self.live();
+        let free = !live.keys().any(|(_, uploaded)| uploaded == sha256) && self.leaving().insert(*sha256);
+        free.then(|| Leaving { vault: self.clone(), sha256: *sha256 })
+    }
+
+    /// Forgets what systems have brought of a document that is not whole, or
+    /// that they have brought it. False if somebody is bringing it now.
+    pub fn discard_uploads(&self, sha256: &Digest) -> io::Result<bool> {
+        let Some(_leaving) = self.lock(sha256) else { return Ok(false) };
+        for system in self.uploading()? {
+            self.remove_upload(&system, sha256)?;
+            self.0.disk.sync_dir(&self.uploads(&system))?;
+        }
+        Ok(true)
+    }
+
+    /// Removes uploads that nobody has written to since a moment; returns how
+    /// many. A disk that does not say when keeps them.
+    pub fn remove_idle_uploads(&self, before_ms: limits::Millis) -> io::Result<u64> {
+        let mut removed = 0;
+        for system in self.uploading()? {
+            for name in self.0.disk.list(&self.uploads(&system))? {
+                let Some(sha256) = name.strip_suffix(MARK).and_then(digest_of) else { continue };
+                // entered first: nobody goes on with it meanwhile
+                let Ok(_live) = self.enter(&system, &sha256) else { continue };
+                let modified = self.0.disk.modified_unix_ms(&self.mark(&system, &sha256))?;
+                if modified.is_some_and(|modified| modified < before_ms) {
+                    self.remove_upload(&system, &sha256)?;
+                    removed += 1;
+                }
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Systems that have uploaded.
+    fn uploading(&self) -> io::Result<Vec<SystemId>> {
+        let names = self.0.disk.list(&self.0.dir.join("uploads"))?;
+        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
     /// Makes room for one more unfinished upload of a system, and says which
@@ -268,11 +326,18 @@ impl Vault {
     fn enter(&self, system: &SystemId, sha256: &Digest) -> Result<Live> {
         let upload = (system.clone(), *sha256);
         let hold = Hold::default();
-        match self.live().entry(upload.clone()) {
-            Entry::Occupied(_) => return Err(busy()),
-            Entry::Vacant(vacant) => vacant.insert(hold.clone()),
+        let mut live = self.live();
+        match live.entry(upload.clone()) {
+            // what is leaving is gone in a moment: then it is brought anew
+            Entry::Vacant(vacant) if !self.leaving().contains(sha256) => vacant.insert(hold.clone()),
+            Entry::Occupied(_) | Entry::Vacant(_) => return Err(busy()),
         };
+        drop(live);
         Ok(Live { vault: self.clone(), upload, hold })
+    }
+
+    fn leaving(&self) -> MutexGuard<'_, HashSet<Digest>> {
+        self.0.leaving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn live(&self) -> MutexGuard<'_, HashMap<(SystemId, Digest), Hold>> {
@@ -300,6 +365,44 @@ impl Vault {
 /// Bytes of a document that are copied at once.
 const COPY_BYTES: usize = 1024 * 1024;
 const COPY: &str = ".copy";
+/// The right to remove a document, until dropped.
+#[derive(Debug)]
+pub struct Leaving {
+    vault: Vault,
+    sha256: Digest,
+}
+
+impl Leaving {
+    /// The document.
+    pub fn document(&self) -> &Digest {
+        &self.sha256
+    }
+
+    /// Removes it, durably, if it is here. Only for one that nothing names
+    /// and nobody pins.
+    pub fn remove(&self) -> io::Result<()> {
+        let (disk, path) = (&self.vault.0.disk, self.vault.object(&self.sha256));
+        if disk.exists(&path)? {
+            disk.remove(&path)?;
+            disk.sync_dir(crate::disk::parent_of(&path))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.vault.leaving().remove(&self.sha256);
+    }
+}
+
+/// A document that somebody has just brought: it does not leave while this
+/// lives. To be held until it is recorded.
+#[derive(Debug)]
+pub struct Brought {
+    _live: Live,
+}
+
 const PART: &str = ".part";
 const MARK: &str = ".mark";
 

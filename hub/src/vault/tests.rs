@@ -37,7 +37,7 @@ fn bring(vault: &Vault, system: &SystemId, bytes: &[u8], chunk: usize) -> Result
         Err(Error::Refused(refusal)) if resumed && refusal.reason == Reason::OffsetMismatch => {
             bring(vault, system, bytes, chunk)
         }
-        result => result,
+        result => result.map(drop),
     }
 }
 
@@ -83,7 +83,7 @@ fn what_is_brought_can_be_read() {
         vault.objects(visit).unwrap();
         assert_eq!(seen.len(), 3);
         assert!(seen.is_sorted());
-        vault.remove(&seen[0]).unwrap();
+        vault.lock(&seen[0]).unwrap().remove().unwrap();
         assert!(!vault.has(&seen[0]).unwrap());
     }
 }
@@ -124,7 +124,7 @@ fn a_finished_upload_is_known_until_it_is_forgotten() {
     vault.open_document(&sha256).unwrap().verify().unwrap();
     // known, but the document was collected meanwhile
     bring(&vault, &moh, &bytes, 1_000).unwrap();
-    vault.remove(&sha256).unwrap();
+    vault.lock(&sha256).unwrap().remove().unwrap();
     assert_eq!(vault.committed(&moh, &sha256, 5_000).unwrap(), 0);
     bring(&vault, &moh, &bytes, 1_000).unwrap();
     vault.open_document(&sha256).unwrap().verify().unwrap();
@@ -412,4 +412,76 @@ proptest! {
             vault.open_document(&Digest::of(bytes)).unwrap().verify().unwrap();
         }
     }
+}
+
+#[test]
+fn a_document_that_leaves_is_not_brought_meanwhile_nor_leaves_while_it_is() {
+    let disk = MemoryDisk::default();
+    let (bytes, moh) = (bytes_of(5_000), system("moh"));
+    let (vault, sha256) = (vault(&disk), Digest::of(&bytes));
+    let mut upload = vault.begin(&moh, &sha256, 5_000).unwrap();
+    assert!(vault.lock(&sha256).is_none(), "it is being brought");
+    upload.append(&bytes).unwrap();
+    let brought = upload.finish().unwrap();
+    assert!(vault.lock(&sha256).is_none(), "it is not recorded yet");
+    drop(brought);
+    let leaving = vault.lock(&sha256).unwrap();
+    assert!(vault.lock(&sha256).is_none(), "once");
+    assert_eq!(reason(vault.begin(&moh, &sha256, 5_000).unwrap_err()), Reason::Busy);
+    leaving.remove().unwrap();
+    leaving.remove().unwrap();
+    drop(leaving);
+    assert!(!vault.has(&sha256).unwrap());
+    bring(&vault, &moh, &bytes, 1_000).unwrap();
+    assert!(vault.has(&sha256).unwrap());
+}
+
+#[test]
+fn a_removal_that_a_crash_stops_leaves_the_document_or_not() {
+    let bytes = bytes_of(5_000);
+    let sha256 = Digest::of(&bytes);
+    let (mut kept, mut gone) = (0, 0);
+    for operation in 0..4 {
+        for seed in 0..20 {
+            let disk = MemoryDisk::default();
+            let held = vault(&disk);
+            bring(&held, &system("moh"), &bytes, 1_000).unwrap();
+            disk.fail_after(operation);
+            let done = held.lock(&sha256).unwrap().remove().is_ok();
+            let mut random = fastrand::Rng::with_seed(seed);
+            disk.crash(|below| random.usize(..below));
+            let held = vault(&disk);
+            match held.has(&sha256).unwrap() {
+                true => {
+                    assert!(!done, "it was gone for good");
+                    held.open_document(&sha256).unwrap().verify().unwrap();
+                    kept += 1;
+                }
+                false => gone += 1,
+            }
+        }
+    }
+    assert!(kept > 0 && gone > 0, "{kept} and {gone}");
+}
+
+#[test]
+fn unfinished_uploads_leave_when_nobody_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let vault = Vault::open(RealDisk::shared(), &dir.path().join("vault")).unwrap();
+    let (bytes, moh) = (bytes_of(5_000), system("moh"));
+    let sha256 = Digest::of(&bytes);
+    let mut upload = vault.begin(&moh, &sha256, 5_000).unwrap();
+    upload.append(&bytes[..1_000]).unwrap();
+    assert_eq!(vault.remove_idle_uploads(u64::MAX).unwrap(), 0, "somebody writes to it");
+    drop(upload);
+    assert_eq!(vault.remove_idle_uploads(1).unwrap(), 0, "lately");
+    assert_eq!(vault.committed(&moh, &sha256, 5_000).unwrap(), 1_000);
+    assert_eq!(vault.remove_idle_uploads(u64::MAX).unwrap(), 1);
+    assert_eq!(vault.committed(&moh, &sha256, 5_000).unwrap(), 0);
+    let mut upload = vault.begin(&moh, &sha256, 5_000).unwrap();
+    upload.append(&bytes[..1_000]).unwrap();
+    assert!(!vault.discard_uploads(&sha256).unwrap());
+    drop(upload);
+    assert!(vault.discard_uploads(&sha256).unwrap());
+    assert_eq!(vault.committed(&moh, &sha256, 5_000).unwrap(), 0);
 }

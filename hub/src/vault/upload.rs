@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    DiskFile, Live,
+    Brought, DiskFile, Live,
     mark::{Mark, Marks},
 };
 use crate::{
@@ -119,7 +119,7 @@ impl Upload {
 
     /// Verifies the whole document and takes it into the vault, durably. If
     /// it is not what was declared, it is refused and what arrived is gone.
-    pub fn finish(mut self) -> Result<()> {
+    pub fn finish(mut self) -> Result<Brought> {
         if self.committed != self.size {
             let refusal = Refusal::new(Reason::SizeMismatch)
                 .at("size", Reason::SizeMismatch, self.committed)
@@ -147,7 +147,8 @@ impl Upload {
             self.file.set_len(self.size)?;
         }
         self.sync()?;
-        Ok(self.live.take_over(self.in_place)?)
+        self.live.take_over(self.in_place)?;
+        Ok(Brought { _live: self.live })
     }
 
     fn sync_data(&mut self) -> io::Result<()> {

@@ -6,20 +6,22 @@ use std::sync::Arc;
 use axis_proto::{
     admin::v1::{
         AddSystemRequest, AddSystemResponse, BackupRequest, ChangeDirectoryRequest, ChangeDirectoryResponse,
-        ConfirmClockRequest, ConfirmClockResponse, GetStatusRequest, GetStatusResponse, IssueTokenRequest,
-        IssueTokenResponse, LimitSigningKeyRequest, LimitSigningKeyResponse, ListAgenciesRequest,
-        ListAgenciesResponse, ListGroupMembersRequest, ListGroupMembersResponse, ListGroupsRequest,
-        ListGroupsResponse, ListParkedRequest, ListParkedResponse, ListQueuesRequest, ListQueuesResponse,
-        ListSystemsRequest, ListSystemsResponse, RegisterCertificateRequest, RegisterCertificateResponse,
+        ConfirmClockRequest, ConfirmClockResponse, ConfirmPurgeRequest, ConfirmPurgeResponse,
+        GetStatusRequest, GetStatusResponse, IssueTokenRequest, IssueTokenResponse, LimitSigningKeyRequest,
+        LimitSigningKeyResponse, ListAgenciesRequest, ListAgenciesResponse, ListGroupMembersRequest,
+        ListGroupMembersResponse, ListGroupsRequest, ListGroupsResponse, ListParkedRequest,
+        ListParkedResponse, ListQueuesRequest, ListQueuesResponse, ListSystemsRequest, ListSystemsResponse,
+        RegisterCertificateRequest, RegisterCertificateResponse, RequestPurgeRequest, RequestPurgeResponse,
         RequeueRequest, RequeueResponse, ReturnRequest, ReturnResponse, RevokeCertificateRequest,
         RevokeCertificateResponse, RevokeSigningKeyRequest, RevokeSigningKeyResponse, SetSystemStateRequest,
         SetSystemStateResponse, SystemSummary, TrackRequest, TrackResponse,
         admin_service_server::{AdminService, AdminServiceServer},
     },
     hub::v1::Reason,
-    id::{DeliveryId, Digest, KeyId, SystemId},
+    id::{DeliveryId, Digest, EnvelopeId, KeyId, SystemId},
     record::v1::System,
 };
+use bytes::Bytes;
 use tonic::{Request, Response, Status, transport::server::UdsConnectInfo};
 
 use super::{Context, status, track};
@@ -263,6 +265,51 @@ impl AdminService for Admin {
         })
     }
 
+    async fn request_purge(
+        &self,
+        request: Request<RequestPurgeRequest>,
+    ) -> Result<Response<RequestPurgeResponse>, Status> {
+        answer!(self, request, async |request: RequestPurgeRequest, operator| {
+            let envelope_sequence = self.envelope(&request.sender, &request.envelope_id)?;
+            let remark = required(request.remark)?;
+            let outcome = self.commit(Command::RequestPurge { envelope_sequence, operator, remark }).await?;
+            let purge = self.ctx.read(|read| query::purge(read, envelope_sequence));
+            Ok(RequestPurgeResponse {
+                sequence: outcome.sequence().unwrap_or_default(),
+                lapses_unix_ms: purge.map_or(0, |purge| purge.lapses_unix_ms),
+            })
+        })
+    }
+
+    async fn confirm_purge(
+        &self,
+        request: Request<ConfirmPurgeRequest>,
+    ) -> Result<Response<ConfirmPurgeResponse>, Status> {
+        answer!(self, request, async |request: ConfirmPurgeRequest, operator| {
+            let envelope_sequence = self.envelope(&request.sender, &request.envelope_id)?;
+            self.commit(Command::ConfirmPurge { envelope_sequence, operator }).await?;
+            let row = self.ctx.read(|read| query::envelope(read, envelope_sequence));
+            let retention = self.ctx.retention.clone();
+            // goes on if the caller stops waiting
+            let purge = tokio::spawn(async move { retention.purge(envelope_sequence).await });
+            let purged = purge.await.map_err(Error::fault)??;
+            let bytes = |digests: Vec<Digest>| {
+                digests.into_iter().map(|sha256| Bytes::copy_from_slice(sha256.as_bytes())).collect()
+            };
+            Ok(ConfirmPurgeResponse {
+                erased_sequence: purged.erased_sequence,
+                envelope_digest: row.map(|row| Bytes::from(row.envelope_digest)).unwrap_or_default(),
+                returned_count: purged.returned,
+                taken_count: purged.taken,
+                segments_rewritten: purged.segments,
+                erased_bytes: purged.removed.bytes,
+                documents_removed: bytes(purged.documents_removed),
+                documents_kept: bytes(purged.documents_kept),
+                documents_busy: bytes(purged.documents_busy),
+            })
+        })
+    }
+
     async fn confirm_clock(
         &self,
         request: Request<ConfirmClockRequest>,
@@ -298,6 +345,15 @@ impl Admin {
         self.ctx.committer.commit(command).await
     }
 
+    /// The envelope that a request names.
+    fn envelope(&self, sender: &str, envelope_id: &[u8]) -> Result<u64> {
+        let sender = parsed("sender", sender)?;
+        let id = EnvelopeId::from_slice(envelope_id)
+            .map_err(|error| Error::invalid("envelope_id", Reason::FieldInvalid, error))?;
+        let found = self.ctx.read(|read| query::envelope_by_id(read, &sender, &id));
+        found.ok_or_else(|| Error::invalid("envelope_id", Reason::NotFound, id))
+    }
+
     fn directory_version(&self) -> u64 {
         self.ctx.read(|read| query::meta(read).directory_version)
     }
@@ -326,13 +382,22 @@ impl Admin {
     }
 }
 
-/// Who is at the other end of the socket: `local:` and the user's name, or
-/// its number if it has none.
+/// Who is at the other end of the socket: `local:` and the name of the user
+/// who logged in, also where `sudo` made another of it, or that of the user
+/// who calls if the system does not say; its number if it has no name.
 fn operator<T>(request: &Request<T>) -> String {
     let peer = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
     let Some(peer) = peer else { return "local:unknown".to_owned() };
     let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    format!("local:{}", user_name(&users, peer.uid()).unwrap_or_else(|| peer.uid().to_string()))
+    let uid = peer.pid().and_then(login_of).unwrap_or(peer.uid());
+    format!("local:{}", user_name(&users, uid).unwrap_or_else(|| uid.to_string()))
+}
+
+/// Who logged in, as the kernel remembers it; `None` for what nobody logged
+/// in for.
+fn login_of(pid: i32) -> Option<u32> {
+    let login = std::fs::read_to_string(format!("/proc/{pid}/loginuid")).ok()?;
+    login.trim().parse().ok().filter(|uid| *uid != u32::MAX)
 }
 
 fn user_name(users: &str, uid: u32) -> Option<String> {

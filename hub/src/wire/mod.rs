@@ -42,6 +42,7 @@ use crate::{
     identity::{Identity, Server},
     limits::{self, Millis},
     observe::{Metrics, ObserveContext, Presence, Readiness},
+    retention::Retention,
     state::{Read, State},
     vault::Vault,
 };
@@ -79,6 +80,8 @@ pub struct Context {
     pub connections: listener::Connections,
     /// Who called lately; receive streams count themselves here.
     pub presence: Presence,
+    /// Carries out what may leave.
+    pub retention: Retention,
     /// What operators see.
     pub observe: ObserveContext,
     /// What is counted.

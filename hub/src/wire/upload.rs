@@ -134,7 +134,8 @@ fn kept(mut upload: Upload) -> Result<u64> {
 async fn finish(call: &Call, upload: Upload, sha256: Digest, size: u64) -> Result<UploadResponse> {
     let call = call.clone();
     let finishing = tokio::spawn(async move {
-        call.blocking(move |_| upload.finish()).await?;
+        // it does not leave the vault before it is recorded
+        let _brought = call.blocking(move |_| upload.finish()).await?;
         let system = call.system().clone();
         call.context.committer.commit(Command::Upload { system, sha256, size }).await?;
         complete(&call, &sha256, size).ok_or_else(|| Error::fault("a recorded upload is not known"))

@@ -282,7 +282,7 @@ fn two_operators_purge() {
     assert!(world.ok(Command::ProceedPurge { envelope_sequence }).sequences.is_empty(), "not agreed");
     world.ok(confirm("bình"));
     assert!(world.ok(confirm("bình")).duplicate);
-    assert_eq!(world.read(purges_under_way), [envelope_sequence]);
+    assert_eq!(world.read(|read| purges_under_way(read, u64::MAX)), [envelope_sequence]);
     assert!(!world.lease(DeliveryId { recipient_index: 2, ..id }), "not handed out any more");
     let outcome = world.ok(Command::ProceedPurge { envelope_sequence });
     assert_eq!(outcome.sequences.len(), 3);
@@ -290,7 +290,8 @@ fn two_operators_purge() {
     assert_eq!((&*erased.requested_by, &*erased.confirmed_by), ("an", "bình"));
     assert_eq!(erased.cause(), ErasureCause::Purged);
     assert_eq!(world.state_of(leased), DeliveryState::Returned);
-    assert_eq!(world.read(purges_under_way), Vec::<u64>::new());
+    assert_eq!(world.read(|read| purges_under_way(read, u64::MAX)), Vec::<u64>::new());
+    assert_eq!(world.read(|read| purges_under_way(read, world.now)), [envelope_sequence], "after a crash");
     assert!(world.ok(Command::ProceedPurge { envelope_sequence }).duplicate);
     assert_eq!(world.refused(request("an")), Reason::Erased);
     assert!(world.ok(submission).duplicate);
