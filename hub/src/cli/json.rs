@@ -138,6 +138,9 @@ pub fn track(head: &TrackResponse, recipients: &[TrackedRecipient]) -> Value {
         "priority": head.priority().as_str_name().trim_start_matches("PRIORITY_").to_ascii_lowercase(),
         "recipient_count": head.recipient_count,
         "settled_count": head.settled_count,
+        "erased_unix_ms": head.erased_unix_ms,
+        "erased_sequence": head.erased_sequence,
+        "erasure_cause": head.erasure_cause().as_str_name().trim_start_matches("ERASURE_CAUSE_").to_ascii_lowercase(),
         "recipients": recipients.iter().map(|recipient| json!({
             "agency": recipient.agency,
             "delivery_id": recipient.delivery_id,

@@ -11,6 +11,7 @@ use axis_proto::{
     },
     hub::v1::{TrackRequest as Tracked, TrackResponse, TrackedRecipient},
     reason::Language,
+    record::v1::ErasureCause,
 };
 
 use super::{
@@ -84,6 +85,20 @@ pub async fn track(mut admin: Admin, track: Track) -> Result<()> {
         head.recipient_count,
         tr("settled", "đã kết thúc"),
     ));
+    if head.erased_unix_ms > 0 {
+        let why = match head.erasure_cause() {
+            ErasureCause::Purged => tr("purged", "xóa khẩn"),
+            ErasureCause::Retention | ErasureCause::Unspecified => tr("kept long enough", "hết thời hạn lưu"),
+        };
+        say(format!(
+            "{} {} ({why}, {} {}); {}",
+            tr("content erased", "nội dung đã xóa lúc"),
+            words::moment(head.erased_unix_ms),
+            tr("record", "bản ghi"),
+            head.erased_sequence,
+            tr("digest and evidence stay", "mã băm và bằng chứng vẫn lưu"),
+        ));
+    }
     let mut table = match language() {
         Language::Vi => Table::new(["Nơi nhận", "Hệ thống", "Tình trạng", "Từ lúc", "Số lần", "Mã lượt gửi"]),
         Language::En => Table::new(["Recipient", "System", "State", "Since", "Attempts", "Delivery"]),

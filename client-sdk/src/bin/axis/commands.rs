@@ -364,6 +364,10 @@ impl Session<'_> {
                 [("settled", &track.settled_count), ("count", &track.recipient_count)];
             lines.push(output.text(Word::TrackCount, &facts));
         }
+        if track.erased_unix_ms > 0 {
+            let (when, record) = (time(track.erased_unix_ms), track.erased_sequence);
+            lines.push(output.text(Word::TrackErased, &[("when", &when), ("record", &record)]));
+        }
         let head = [Word::Agency, Word::State, Word::Since, Word::Attempts, Word::System];
         let mut rows: Vec<Vec<String>> =
             vec![head.iter().map(|word| output.word(*word).to_owned()).collect()];
@@ -667,6 +671,7 @@ fn tracked_json(track: &TrackResponse, sender: &AgencyCode, id: &EnvelopeId) -> 
         "expires": time_json(track.expires_unix_ms),
         "recipient_count": track.recipient_count,
         "settled_count": track.settled_count,
+        "erased": time_json(track.erased_unix_ms),
         "recipients": recipients,
     })
 }

@@ -140,6 +140,10 @@ words! {
         en: "{settled} of {count} recipients have ended",
         vi: "{settled} trên {count} nơi nhận đã kết thúc"
     }
+    TrackErased {
+        en: "the hub erased the content at {when} (record {record}); digest and evidence stay",
+        vi: "trục đã xóa nội dung lúc {when} (bản ghi {record}); mã băm và bằng chứng vẫn lưu"
+    }
     WhoSent {
         en: "this home did not send {id}, and serves several agencies",
         vi: "gói tin {id} không được gửi từ đây, và hệ thống phục vụ nhiều cơ quan"
