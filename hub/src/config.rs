@@ -6,6 +6,7 @@ use std::{
     fmt::Write as _,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use axis_proto::id::HubId;
@@ -34,8 +35,13 @@ pub struct Config {
     pub tls: Tls,
     /// How long what is settled is kept.
     pub retention: Retention,
+    /// What a system may cause in a day.
+    pub quota: Quota,
     /// What is logged.
     pub log: Log,
+    /// How long the hub waits for others. Not in the file: for tests, which
+    /// do not wait as long.
+    pub patience: Patience,
 }
 
 /// Where the hub listens. Port 0 takes a free one; `addresses.toml` says
@@ -128,6 +134,33 @@ impl Retention {
     }
 }
 
+/// What a system may cause in a day, before it has to wait: one allowance for
+/// ordinary envelopes and everything else, the same again for urgent ones.
+/// Acknowledgements and rejections are never refused by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Quota {
+    /// Records, each recipient of an envelope counted as one.
+    pub records_per_day: u64,
+    /// Bytes of envelopes and documents.
+    pub bytes_per_day: u64,
+}
+
+/// How long the hub waits for others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// See [`limits::ANSWER_TIMEOUT`].
+    pub answer: Duration,
+    /// See [`limits::ENROLMENT_CONNECTION_LIFE`].
+    pub enrolment_life: Duration,
+    /// See [`limits::HANDSHAKE_TIMEOUT`].
+    pub handshake: Duration,
+    /// See [`limits::GREETING_TIMEOUT`].
+    pub greeting: Duration,
+    /// See [`limits::OPERATORS_IDLE_TIMEOUT`].
+    pub operators_idle: Duration,
+}
+
 /// What is logged.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -192,6 +225,24 @@ impl Default for Tls {
     }
 }
 
+impl Default for Quota {
+    fn default() -> Self {
+        Self { records_per_day: limits::RECORDS_PER_DAY, bytes_per_day: limits::BYTES_PER_DAY }
+    }
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            answer: limits::ANSWER_TIMEOUT,
+            enrolment_life: limits::ENROLMENT_CONNECTION_LIFE,
+            handshake: limits::HANDSHAKE_TIMEOUT,
+            greeting: limits::GREETING_TIMEOUT,
+            operators_idle: limits::OPERATORS_IDLE_TIMEOUT,
+        }
+    }
+}
+
 impl Default for Log {
     fn default() -> Self {
         Self { format: LogFormat::Text, filter: "info".to_owned() }
@@ -211,6 +262,7 @@ struct File {
     tls: Tls,
     #[serde(default)]
     retention: Retention,
+    quota: Quota,
     #[serde(default)]
     log: Log,
 }
@@ -225,7 +277,9 @@ impl Config {
             public: Public::default(),
             tls: Tls::default(),
             retention: Retention::default(),
+            quota: Quota::default(),
             log: Log::default(),
+            patience: Patience::default(),
         }
     }
 
@@ -265,8 +319,12 @@ impl Config {
             return Err(invalid("tls.certificate_days: 1 to 3660".to_owned()));
         }
         file.retention.check().map_err(invalid)?;
-        let File { listen, public, tls, retention, log, .. } = file;
-        Ok(Self { dir: dir.to_owned(), hub_id, listen, public, tls, retention, log })
+        if file.quota.records_per_day == 0 || file.quota.bytes_per_day == 0 {
+            return Err(invalid("quota: records_per_day and bytes_per_day are at least 1".to_owned()));
+        }
+        let File { listen, public, tls, retention, quota, log, .. } = file;
+        let patience = Patience::default();
+        Ok(Self { dir: dir.to_owned(), hub_id, listen, public, tls, retention, quota, log, patience })
     }
 
     /// The settings as the text of a `hub.toml`, every key explained.
@@ -367,6 +425,22 @@ impl Config {
                     "Days that a system's feed can be read back; at least 30.",
                     "feed_days",
                     self.retention.feed_days.to_string(),
+                ),
+            ],
+        );
+        section(
+            "quota",
+            &[
+                (
+                    "What a system may cause in a day before it has to wait, in its ordinary envelopes and\n\
+                     all else, and as much again in urgent envelopes. Each recipient is a record.",
+                    "records_per_day",
+                    self.quota.records_per_day.to_string(),
+                ),
+                (
+                    "Bytes of its envelopes and documents.",
+                    "bytes_per_day",
+                    self.quota.bytes_per_day.to_string(),
                 ),
             ],
         );
@@ -496,6 +570,7 @@ mod tests {
         config.public.systems = "axis.example:7443".to_owned();
         config.public.names = vec!["hub \"two\"".to_owned(), "10.0.0.1".to_owned()];
         config.tls.trusted_authorities = vec!["keys/other.crt".into()];
+        config.quota.records_per_day = 5;
         config.log.format = LogFormat::Json;
         config.retention = Retention { cargo_days: 1, summary_days: 61, feed_days: 30 };
         assert_eq!(parse(&config.render()).unwrap(), config);
@@ -528,6 +603,7 @@ mod tests {
         check("hub_id = \"a\"\n[retention]\nsummary_days = 60", "retention.summary_days: 61 to");
         check("hub_id = \"a\"\n[retention]\nsummary_days = 80", "at least cargo_days");
         check("hub_id = \"a\"\n[retention]\nfeed_days = 29", "retention.feed_days: 30 to");
+        check("hub_id = \"a\"\n[quota]\nbytes_per_day = 0", "at least 1");
         check("hub_id = \"a\"\n[tls]\ndays = 9", "`tls.days` is now called `tls.certificate_days`");
     }
 

@@ -38,7 +38,7 @@ use crate::{
     retention::{self, Retention},
     state::{self, SledState, read_once},
     vault::Vault,
-    wire::{self, Addresses, Context, listener::Connections},
+    wire::{self, Addresses, Context, listener::Connections, quota::Quota, room::Room},
 };
 
 /// The journal's directory in `data/`.
@@ -185,13 +185,15 @@ impl Hub {
             log_verifier_key,
             log_successions,
             gate,
-            clock,
             observe,
             state: state.clone(),
             committer,
             evidence,
             vault,
             deliver,
+            room: Room::default(),
+            quota: Quota::new(config.quota, clock.clone()),
+            clock,
             connections: Connections::default(),
             presence,
             metrics,
@@ -300,7 +302,12 @@ impl Hub {
         let servers = wire::serve(&ctx, sockets.systems, sockets.enrolment, sockets.admin)
             .map_err(doing("set up TLS"))?;
         self.servers.extend(servers);
-        let operators = observe::serve(sockets.operators, ctx.observe.clone(), self.stopped.clone());
+        let operators = observe::serve(
+            sockets.operators,
+            ctx.observe.clone(),
+            ctx.config.patience.operators_idle,
+            self.stopped.clone(),
+        );
         self.tasks.push(tokio::spawn(async move {
             if let Err(error) = operators.await {
                 tracing::error!(%error, "the operators' page failed");

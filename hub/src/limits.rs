@@ -25,6 +25,8 @@ pub const STATUS_VIOLATIONS_MAX: usize = 32;
 pub const WIDE_RECIPIENTS: u32 = 64;
 /// Most bytes of one request message: a submission with its documents.
 pub const REQUEST_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Most bytes of one request that names things only.
+pub const SMALL_REQUEST_BYTES_MAX: usize = 16 * 1024;
 /// Most bytes of one response message: a pull of large inline deliveries.
 pub const RESPONSE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Most bytes of deliveries in one Pull response.
@@ -75,6 +77,17 @@ pub const CLOCK_JUMP_MAX_MS: Millis = MINUTE_MS;
 /// A difference between the clock and the last record at start that is not
 /// trusted.
 pub const CLOCK_START_DIFFERENCE_MAX_MS: Millis = DAY_MS;
+
+// what a system may cause in a day, if `hub.toml` says nothing else
+
+/// Records, each recipient of an envelope counted as one: a hundred times what
+/// the busiest ministry sends, and a day's flood still fits the disk.
+pub const RECORDS_PER_DAY: u64 = 10_000_000;
+/// What a renewed certificate or key is counted as: it stays in the directory
+/// for ever, and a thousand of them are a day's allowance.
+pub const RENEWAL_COST_RECORDS: u64 = 10_000;
+/// Bytes of envelopes and documents: 1 TiB, more than its link carries.
+pub const BYTES_PER_DAY: u64 = 1024 * 1024 * 1024 * 1024;
 
 // mailboxes
 
@@ -150,6 +163,12 @@ pub const SEGMENT_AHEAD_BYTES: u64 = 4 * 1024 * 1024;
 /// Bytes of an upload between syncs: many enough to be quick, few enough to
 /// send again.
 pub const UPLOAD_SYNC_BYTES: u64 = 8 * 1024 * 1024;
+/// Uploads of so many bytes may be begun beside larger ones of the same
+/// system; without them, what it has begun takes half of the free disk at most,
+/// so that one system's promises leave room for the others.
+pub const UPLOAD_SMALL_BYTES: u64 = 64 * 1024 * 1024;
+/// After what time an upload may be begun that found no room.
+pub const UPLOAD_ROOM_RETRY_MS: Millis = 60_000;
 /// After what time an upload may be begun that somebody else is writing.
 pub const UPLOAD_BUSY_RETRY_MS: Millis = 5_000;
 /// How long a stream waits for an older one of the same upload to give way: a
@@ -184,12 +203,20 @@ pub const ENROLMENT_CONNECTIONS_PER_NETWORK_MAX: usize = 16;
 pub const ENROLMENT_CONNECTION_LIFE: Duration = Duration::from_secs(30);
 /// Most connections with one certificate.
 pub const CONNECTIONS_PER_CERTIFICATE_MAX: usize = 32;
+/// Most connections of one system, by all of its certificates.
+pub const CONNECTIONS_PER_SYSTEM_MAX: usize = 128;
 /// Most calls of one system whose answer is not sent: each holds a request or
 /// an answer in memory.
 pub const CALLS_PER_SYSTEM_MAX: usize = 512;
 /// Most of them whose answer is a stream: each holds many, and work that goes
 /// on.
 pub const STREAMS_PER_SYSTEM_MAX: usize = 128;
+/// Most of those whose answer may have megabytes, as a pull's: together what
+/// its share of requests may have, and one for each of its connections.
+pub const LARGE_ANSWERS_PER_SYSTEM_MAX: usize = 32;
+/// Most receive streams of one system: each holds some deliveries of a
+/// megabyte that are not read yet.
+pub const RECEIVES_PER_SYSTEM_MAX: usize = 16;
 /// When a system with too many calls may try again.
 pub const CALLS_RETRY_MS: Millis = 50;
 /// Pause after a connection could not be accepted.
@@ -202,6 +229,20 @@ pub const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// How long it has for the answer.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest from the handshake to the first bytes of HTTP/2, behind which
+/// silence is noticed by keepalive.
+pub const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most streams that a peer may reset before they were looked at, as a flood
+/// of requests that are cancelled at once; beyond it the connection ends.
+pub const RESETS_PENDING_MAX: usize = 20;
+/// Most streams of a connection that we reset for a peer's mistakes in
+/// HTTP/2; beyond it the connection ends.
+pub const ERROR_RESETS_MAX: usize = 256;
+/// What somebody who enrols may send before we have read it, on all streams
+/// together: one request.
+pub const ENROLMENT_WINDOW_BYTES: u32 = 64 * 1024;
+/// Most calls at once on one connection of somebody who enrols.
+pub const ENROLMENT_STREAMS_MAX: u32 = 4;
 /// Most bytes of the headers of one request.
 pub const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
 /// How often open connections are looked at for certificates that ended.
@@ -227,8 +268,13 @@ pub const STREAMS_PER_CONNECTION_MAX: u32 = 256;
 pub const SUBMIT_STREAM_PENDING_MAX: usize = 1_024;
 /// Most bytes of unanswered submissions on one stream.
 pub const SUBMIT_STREAM_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Most bytes of unanswered submissions of all systems together.
-pub const SUBMISSION_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Most bytes of requests under way of all systems together: messages that
+/// are coming, submissions that are not answered.
+pub const REQUESTS_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Most of them of one system: a quarter, so that one that never ends its
+/// messages or never reads its answers leaves the others most of the room,
+/// and enough for 32 of the longest at once.
+pub const REQUESTS_BYTES_PER_SYSTEM_MAX: usize = REQUESTS_BYTES_MAX / 4;
 /// How long a submission stream may take no answer while some wait for it:
 /// they hold their share of the bytes under way for as long.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -272,5 +318,9 @@ pub const BACKUP_DIRECTORY_BYTES_MAX: usize = 4_096;
 /// Most logs that one journal may hold, one for each time that it was
 /// restored.
 pub const LOGS_MAX: usize = 64;
+/// Most connections of operators: a page, a scrape, a probe each.
+pub const OPERATORS_CONNECTIONS_MAX: usize = 64;
+/// How long a connection of theirs may go without an answer.
+pub const OPERATORS_IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// How long a stopping hub waits for what is under way.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);

@@ -3,6 +3,7 @@
 
 pub mod context;
 pub mod last_backup;
+mod listener;
 pub mod metrics;
 pub mod page;
 pub mod presence;

@@ -23,9 +23,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     context::ObserveContext,
+    listener::BoundedListener,
     page::{STYLE, View, page},
     tally::Tally,
 };
+use crate::limits;
 
 /// Most requests that are worked on at once: each reads the whole state's
 /// heads.
@@ -61,11 +63,13 @@ struct Shared {
 pub async fn serve(
     listener: TcpListener,
     context: ObserveContext,
+    idle: Duration,
     stop: CancellationToken,
 ) -> io::Result<()> {
     let open = !listener.local_addr()?.ip().is_loopback();
     let looking = look(context.clone());
     let stopped = stop.clone().cancelled_owned();
+    let listener = BoundedListener::new(listener, limits::OPERATORS_CONNECTIONS_MAX, idle);
     let serving = axum::serve(listener, router(context, open)).with_graceful_shutdown(stopped);
     tokio::select! {
         served = serving => served,

@@ -151,6 +151,34 @@ impl Vault {
         Some(hold.given_up)
     }
 
+    /// Whether the rest of an upload finds room on the disk, beside what else
+    /// its system has begun: a promise of bytes is not kept with those of
+    /// others.
+    ///
+    /// # Errors
+    /// `DISK_FULL` if it does not.
+    pub fn has_room(&self, system: &SystemId, sha256: &Digest, size: u64) -> Result<()> {
+        let disk = &*self.0.disk;
+        let free = disk.space(&self.0.dir)?.free_bytes.saturating_sub(limits::DISK_LOW_BYTES);
+        let (mut rest, mut others) = (size, 0_u64);
+        for name in disk.list(&self.uploads(system))? {
+            let Some(digest) = name.strip_suffix(MARK).and_then(digest_of) else { continue };
+            let marks = Marks::read(disk, &self.mark(system, &digest))?;
+            let Some(mark) = marks.latest().filter(|mark| !mark.is_of(&digest)) else { continue };
+            let left = mark.size.saturating_sub(mark.committed);
+            match digest == *sha256 && mark.size == size {
+                true => rest = left,
+                false => others = others.saturating_add(left),
+            }
+        }
+        let all = others.saturating_add(rest);
+        let modest = others == 0 || rest <= limits::UPLOAD_SMALL_BYTES || all <= free / 2;
+        if all <= free && modest {
+            return Ok(());
+        }
+        Err(Refusal::new(Reason::DiskFull).retry_after_ms(limits::UPLOAD_ROOM_RETRY_MS).into())
+    }
+
     /// Forgets that a system has finished an upload, or what it has brought of
     /// an unfinished one. A document in the vault stays.
     pub fn forget(&self, system: &SystemId, sha256: &Digest) -> Result<()> {

@@ -485,3 +485,25 @@ fn unfinished_uploads_leave_when_nobody_comes_back() {
     assert!(vault.discard_uploads(&sha256).unwrap());
     assert_eq!(vault.committed(&moh, &sha256, 5_000).unwrap(), 0);
 }
+
+#[test]
+fn one_systems_promises_leave_room_for_others() {
+    const GIB: u64 = 1024 * 1024 * 1024;
+    let disk = MemoryDisk::default();
+    let (vault, moh, vpcp) = (vault(&disk), system("moh"), system("vpcp"));
+    disk.set_free_bytes(20 * GIB + limits::DISK_LOW_BYTES);
+    let ask = |system: &SystemId, name: &[u8], size| vault.has_room(system, &Digest::of(name), size);
+    let begin = |system: &SystemId, name: &[u8], size| vault.begin(system, &Digest::of(name), size).map(drop);
+    ask(&moh, b"one", 15 * GIB).unwrap();
+    begin(&moh, b"one", 15 * GIB).unwrap();
+    ask(&moh, b"one", 15 * GIB).unwrap();
+    ask(&moh, b"small", limits::UPLOAD_SMALL_BYTES).unwrap();
+    assert_eq!(reason(ask(&moh, b"two", 6 * GIB).unwrap_err()), Reason::DiskFull, "more than there is");
+    assert_eq!(reason(ask(&moh, b"two", GIB).unwrap_err()), Reason::DiskFull, "more than half");
+    ask(&vpcp, b"two", 15 * GIB).unwrap();
+    vault.forget(&moh, &Digest::of(b"one")).unwrap();
+    ask(&moh, b"two", 6 * GIB).unwrap();
+    disk.set_free_bytes(limits::DISK_LOW_BYTES + 10);
+    assert_eq!(reason(ask(&vpcp, b"two", 11).unwrap_err()), Reason::DiskFull);
+    ask(&vpcp, b"two", 10).unwrap();
+}

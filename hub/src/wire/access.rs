@@ -15,7 +15,7 @@ use http_body_util::BodyExt as _;
 use tonic::{body::Body, metadata::MetadataMap};
 use tower::{Layer, Service};
 
-use super::{Context, listener::Peer, status};
+use super::{Context, listener::Peer, room::Metered, status};
 use crate::{
     authenticate::{Caller, authenticate},
     error::{Error, Refusal, Result},
@@ -26,23 +26,21 @@ use crate::{
 #[derive(Clone)]
 pub struct AuthenticateLayer {
     ctx: Arc<Context>,
-    calls: Calls,
-    streams: Calls,
+    counts: Counts,
 }
 
 /// A service behind [`AuthenticateLayer`].
 #[derive(Clone)]
 pub struct Authenticate<S> {
     ctx: Arc<Context>,
-    calls: Calls,
-    streams: Calls,
+    counts: Counts,
     inner: S,
 }
 
 impl AuthenticateLayer {
     /// For the systems' listener.
     pub fn new(ctx: Arc<Context>) -> Self {
-        Self { ctx, calls: Calls::default(), streams: Calls::default() }
+        Self { ctx, counts: Counts::default() }
     }
 }
 
@@ -50,15 +48,14 @@ impl<S> Layer<S> for AuthenticateLayer {
     type Service = Authenticate<S>;
 
     fn layer(&self, inner: S) -> Authenticate<S> {
-        let (calls, streams) = (self.calls.clone(), self.streams.clone());
-        Authenticate { ctx: self.ctx.clone(), calls, streams, inner }
+        Authenticate { ctx: self.ctx.clone(), counts: self.counts.clone(), inner }
     }
 }
 
-impl<S, B> Service<http::Request<B>> for Authenticate<S>
+impl<S> Service<http::Request<Body>> for Authenticate<S>
 where
     S: Service<
-            http::Request<B>,
+            http::Request<Body>,
             Response = http::Response<Body>,
             Error: Send + 'static,
             Future: Send + 'static,
@@ -72,28 +69,28 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
-        let admitted = caller(&self.ctx, request.extensions().get::<Arc<Peer>>()).and_then(|caller| {
-            let call = self.calls.begin(&caller.system, limits::CALLS_PER_SYSTEM_MAX)?;
-            let stream = answers_a_stream(request.uri().path())
-                .then(|| self.streams.begin(&caller.system, limits::STREAMS_PER_SYSTEM_MAX))
-                .transpose()?;
-            Ok(((call, stream), caller))
-        });
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let language = status::language(&MetadataMap::from_headers(request.headers().clone()));
+        let admitted = caller(&self.ctx, request.extensions().get::<Arc<Peer>>())
+            .and_then(|caller| Ok((self.counts.begin(&caller.system, request.uri().path())?, caller)));
         match admitted {
             Ok((under_way, caller)) => {
+                let (ctx, room) = (self.ctx.clone(), self.ctx.room.clone());
+                let many = takes_a_stream(request.uri().path());
+                let refuse = Box::new(move |error: &Error| ctx.status(error, language));
+                let mut taken = None;
+                let mut request = request.map(|body| {
+                    let body = Metered::new(body, room, caller.system.clone(), many, refuse);
+                    taken = Some(body.taken());
+                    Body::new(body)
+                });
                 request.extensions_mut().insert(caller);
                 // until the answer's end is sent, or nobody waits for it
-                Box::pin(
-                    self.inner
-                        .call(request)
-                        .map(|answer| answer.map(|response| response.map(|body| held(body, under_way)))),
-                )
+                let kept = (under_way, taken);
+                let answered = self.inner.call(request);
+                Box::pin(answered.map(|answer| answer.map(|response| response.map(|body| held(body, kept)))))
             }
-            Err(error) => {
-                let language = status::language(&MetadataMap::from_headers(request.headers().clone()));
-                Box::pin(ready(Ok(self.ctx.status(&error, language).into_http())))
-            }
+            Err(error) => Box::pin(ready(Ok(self.ctx.status(&error, language).into_http()))),
         }
     }
 }
@@ -102,8 +99,42 @@ where
 const STREAMS: [&str; 6] =
     ["/SubmitStream", "/Receive", "/Download", "/Follow", "/Watch", "/ServerReflectionInfo"];
 
+/// Methods that are asked by a stream of messages.
+const ASKED_BY_STREAMS: [&str; 4] = ["/SubmitStream", "/Receive", "/Upload", "/ServerReflectionInfo"];
+
+/// Methods whose answer may have megabytes.
+const LARGE_ANSWERS: [&str; 6] =
+    ["/Pull", "/ReadFeed", "/Track", "/ListAgencies", "/ListChanges", "/ListGroups"];
+
 fn answers_a_stream(path: &str) -> bool {
     STREAMS.iter().any(|method| path.ends_with(method))
+}
+
+fn takes_a_stream(path: &str) -> bool {
+    ASKED_BY_STREAMS.iter().any(|method| path.ends_with(method))
+}
+
+/// What each system has under way, counted by what it costs.
+#[derive(Debug, Clone, Default)]
+struct Counts {
+    calls: Calls,
+    streams: Calls,
+    receives: Calls,
+    large: Calls,
+}
+
+impl Counts {
+    /// Counts a call until what is returned is dropped.
+    fn begin(&self, system: &SystemId, path: &str) -> Result<[Option<UnderWay>; 4]> {
+        let among = |methods: &[&str]| methods.iter().any(|method| path.ends_with(method));
+        let counted = |is: bool, calls: &Calls, max| is.then(|| calls.begin(system, max)).transpose();
+        Ok([
+            counted(true, &self.calls, limits::CALLS_PER_SYSTEM_MAX)?,
+            counted(answers_a_stream(path), &self.streams, limits::STREAMS_PER_SYSTEM_MAX)?,
+            counted(among(&["/Receive"]), &self.receives, limits::RECEIVES_PER_SYSTEM_MAX)?,
+            counted(among(&LARGE_ANSWERS), &self.large, limits::LARGE_ANSWERS_PER_SYSTEM_MAX)?,
+        ])
+    }
 }
 
 /// A body that keeps something for as long as it lives.
@@ -216,6 +247,26 @@ mod tests {
     }
 
     #[test]
+    fn what_costs_more_is_counted_on_its_own() {
+        let counts = Counts::default();
+        let vpcp: SystemId = "vpcp".parse().unwrap();
+        let path = |method: &str| format!("/axis.hub.v1.MailboxService/{method}");
+        let held: Vec<_> = (0..limits::LARGE_ANSWERS_PER_SYSTEM_MAX)
+            .map(|_| counts.begin(&vpcp, &path("Pull")).unwrap())
+            .collect();
+        assert!(counts.begin(&vpcp, &path("Pull")).is_err());
+        let acknowledging = counts.begin(&vpcp, &path("Acknowledge")).unwrap();
+        let receives: Vec<_> = (0..limits::RECEIVES_PER_SYSTEM_MAX)
+            .map(|_| counts.begin(&vpcp, &path("Receive")).unwrap())
+            .collect();
+        assert!(counts.begin(&vpcp, &path("Receive")).is_err());
+        drop((held, acknowledging, receives));
+        for calls in [&counts.calls, &counts.streams, &counts.receives, &counts.large] {
+            assert!(calls.0.lock().unwrap().is_empty(), "a refused call counts nowhere");
+        }
+    }
+
+    #[test]
     fn every_method_that_answers_a_stream_is_known() {
         for set in [axis_proto::FILE_DESCRIPTOR_SET, tonic_health::pb::FILE_DESCRIPTOR_SET] {
             let set = prost_types::FileDescriptorSet::decode(set).unwrap();
@@ -223,6 +274,7 @@ mod tests {
             for method in services.flat_map(|service| &service.method) {
                 let path = format!("/service/{}", method.name());
                 assert_eq!(answers_a_stream(&path), method.server_streaming(), "{path}");
+                assert_eq!(takes_a_stream(&path), method.client_streaming(), "{path}");
             }
         }
     }

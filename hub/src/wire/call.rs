@@ -5,11 +5,17 @@ use std::sync::Arc;
 
 use axis_proto::{hub::v1 as hub, id::SystemId, reason::Language, record::v1::Receipt};
 use tonic::{Code, Request, Response, Status};
+use tonic_types::StatusExt as _;
 
-use super::{Context, caller, status};
+use super::{
+    Context, caller,
+    quota::{Cost, Lane},
+    status,
+};
 use crate::{
     authenticate::{Caller, authenticate},
     error::{Error, Refusal, Result},
+    limits,
     machine::{Outcome, query},
     state::Read,
 };
@@ -82,6 +88,18 @@ impl Call {
         self.context.receipt(sequence).await
     }
 
+    /// Whether the caller may cause one more record today. Never asked for an
+    /// acknowledgement or a rejection.
+    pub(super) fn spend_record(&self) -> Result<()> {
+        self.context.quota.spend(self.system(), Lane::Ordinary, Cost { records: 1, bytes: 0 })
+    }
+
+    /// Whether it may bring so many more bytes.
+    pub(super) fn spend_bytes(&self, bytes: usize) -> Result<()> {
+        let cost = Cost { records: 0, bytes: bytes as u64 };
+        self.context.quota.spend(self.system(), Lane::Ordinary, cost)
+    }
+
     /// Runs what may wait for the disk.
     pub(super) async fn blocking<T: Send + 'static>(
         &self,
@@ -99,8 +117,13 @@ pub(super) fn shown(outcome: &Outcome) -> Result<u64> {
     outcome.sequence().ok_or_else(|| Error::fault("nothing was recorded"))
 }
 
-/// A message that the transport could not make out, or a stream that broke.
+/// A message that the transport could not make out or had no room for, or a
+/// stream that broke.
 pub(super) fn unreadable(status: &Status) -> Error {
+    let details = status.get_error_details();
+    if details.error_info().is_some_and(|info| info.reason == hub::Reason::Busy.short_name()) {
+        return Refusal::new(hub::Reason::Busy).retry_after_ms(limits::BUSY_RETRY_MS).into();
+    }
     let reason = match status.code() {
         Code::OutOfRange | Code::ResourceExhausted => hub::Reason::TooLarge,
         _ => hub::Reason::Malformed,

@@ -31,7 +31,8 @@ const CHANGES_BYTES_MAX: usize = limits::RESPONSE_BYTES_MAX - 64 * 1024;
 
 /// The service.
 pub fn service(context: Arc<Context>) -> DirectoryServiceServer<impl DirectoryService> {
-    DirectoryServiceServer::new(Service { context }).max_decoding_message_size(limits::REQUEST_BYTES_MAX)
+    DirectoryServiceServer::new(Service { context })
+        .max_decoding_message_size(limits::SMALL_REQUEST_BYTES_MAX)
 }
 
 struct Service {

@@ -25,6 +25,7 @@ use tonic::{Request, Response, Status};
 use super::{
     Context, caller,
     listener::{Peer, network},
+    quota::{Cost, Lane},
     status,
 };
 use crate::{
@@ -138,6 +139,7 @@ impl IdentityService for Identity {
 impl Identity {
     async fn renew(&self, system: SystemId, request: RenewRequest) -> Result<RenewResponse> {
         let (ctx, now_ms) = (&self.ctx, self.ctx.now_ms());
+        ctx.quota.spend(&system, Lane::Ordinary, Cost { records: limits::RENEWAL_COST_RECORDS, bytes: 0 })?;
         let issued = match request.certificate_request.is_empty() {
             true => None,
             false => {
@@ -173,6 +175,7 @@ impl Identity {
         system: SystemId,
         request: RevokeSigningKeyRequest,
     ) -> Result<RevokeSigningKeyResponse> {
+        self.ctx.quota.spend(&system, Lane::Ordinary, Cost { records: 1, bytes: 0 })?;
         let key_id = KeyId::from_slice(&request.key_id)
             .map_err(|error| Error::invalid("key_id", Reason::FieldInvalid, error))?;
         let command = Command::RevokeSigningKey {

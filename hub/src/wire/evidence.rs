@@ -28,7 +28,7 @@ use crate::{
 
 /// The service.
 pub fn service(context: Arc<Context>) -> EvidenceServiceServer<impl EvidenceService> {
-    EvidenceServiceServer::new(Service { context }).max_decoding_message_size(limits::REQUEST_BYTES_MAX)
+    EvidenceServiceServer::new(Service { context }).max_decoding_message_size(limits::SMALL_REQUEST_BYTES_MAX)
 }
 
 struct Service {

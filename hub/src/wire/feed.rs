@@ -31,7 +31,7 @@ const FIELD_HEAD_BYTES: usize = 8;
 
 /// The service.
 pub fn service(context: Arc<Context>) -> FeedServiceServer<impl FeedService> {
-    FeedServiceServer::new(Service { context }).max_decoding_message_size(limits::REQUEST_BYTES_MAX)
+    FeedServiceServer::new(Service { context }).max_decoding_message_size(limits::SMALL_REQUEST_BYTES_MAX)
 }
 
 struct Service {

@@ -12,11 +12,11 @@ use axis_proto::{
 use tonic::{Request, Response, Status};
 
 use super::{Context, call::Call};
-use crate::{limits, machine::query};
+use crate::{config::Config, limits, machine::query};
 
 /// The service.
 pub fn service(context: Arc<Context>) -> HubServiceServer<impl HubService> {
-    HubServiceServer::new(Service { context }).max_decoding_message_size(limits::REQUEST_BYTES_MAX)
+    HubServiceServer::new(Service { context }).max_decoding_message_size(limits::SMALL_REQUEST_BYTES_MAX)
 }
 
 struct Service {
@@ -34,7 +34,7 @@ impl HubService for Service {
         call.end(Ok(GetInfoResponse {
             hub_id: call.context.config.hub_id.to_string(),
             log_verifier_key: call.context.log_verifier_key.clone(),
-            limits: published(),
+            limits: published(&call.context.config),
             now_unix_ms: call.context.now_ms(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             system_id: call.system().to_string(),
@@ -45,9 +45,9 @@ impl HubService for Service {
 }
 
 /// Every bound that a client meets, by name; each name ends in its unit.
-fn published() -> BTreeMap<String, u64> {
+fn published(config: &Config) -> BTreeMap<String, u64> {
     let seconds = |duration: std::time::Duration| duration.as_secs();
-    let limits: [(&str, u64); 45] = [
+    let limits: [(&str, u64); 47] = [
         ("payload_bytes", agreed::PAYLOAD_BYTES_MAX as u64),
         ("signatures_count", agreed::SIGNATURES_MAX as u64),
         ("recipients_named_count", agreed::RECIPIENTS_NAMED_MAX as u64),
@@ -93,6 +93,8 @@ fn published() -> BTreeMap<String, u64> {
         ("streams_per_connection_count", limits::STREAMS_PER_CONNECTION_MAX.into()),
         ("violations_count", limits::VIOLATIONS_MAX as u64),
         ("status_violations_count", limits::STATUS_VIOLATIONS_MAX as u64),
+        ("day_records_count", config.quota.records_per_day),
+        ("day_bytes", config.quota.bytes_per_day),
     ];
     limits.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
@@ -103,8 +105,8 @@ mod tests {
 
     #[test]
     fn every_name_is_there_once_and_ends_in_its_unit() {
-        let limits = published();
-        assert_eq!(limits.len(), 45, "no name twice");
+        let limits = published(&Config::new("", "axis.test".parse().unwrap()));
+        assert_eq!(limits.len(), 47, "no name twice");
         let units = ["_bytes", "_count", "_ms", "_s"];
         for name in limits.keys() {
             assert!(units.iter().any(|unit| name.ends_with(unit)), "{name}");

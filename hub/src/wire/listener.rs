@@ -12,13 +12,13 @@ use std::{
     time::Duration,
 };
 
-use axis_proto::id::Digest;
+use axis_proto::id::{Digest, SystemId};
 use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    time::timeout,
+    time::{Sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
@@ -26,9 +26,15 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
 use crate::{
+    config::Patience,
     limits,
+    machine::query,
     observe::{Metrics, metrics::OpenGuard},
+    state::{State, read_once},
 };
+
+/// What HTTP/2 begins with: its preface and an empty frame of settings.
+const GREETING_BYTES: usize = 24 + 9;
 
 /// The other end of a connection; in the extensions of each of its requests,
 /// behind an `Arc`.
@@ -49,6 +55,8 @@ pub struct Connections(Arc<Mutex<Registry>>);
 #[derive(Debug, Default)]
 struct Registry {
     by_fingerprint: HashMap<Digest, HashMap<u64, Arc<Peer>>>,
+    /// How many there are of each system, by whatever certificates.
+    by_system: HashMap<SystemId, usize>,
     next: u64,
 }
 
@@ -57,6 +65,7 @@ struct Registry {
 struct Registered {
     connections: Connections,
     fingerprint: Digest,
+    system: Option<SystemId>,
     number: u64,
 }
 
@@ -88,17 +97,24 @@ impl Connections {
         peers.len()
     }
 
-    /// Adds a connection unless its certificate has too many.
-    fn add(&self, fingerprint: Digest, peer: &Arc<Peer>) -> Option<Registered> {
+    /// Adds a connection unless its certificate, or the system that it is
+    /// registered for, has too many.
+    fn add(&self, fingerprint: Digest, system: Option<SystemId>, peer: &Arc<Peer>) -> Option<Registered> {
         let mut registry = self.lock();
-        let number = registry.next;
-        let peers = registry.by_fingerprint.entry(fingerprint).or_default();
-        if peers.len() >= limits::CONNECTIONS_PER_CERTIFICATE_MAX {
+        let of_system = system.as_ref().and_then(|system| registry.by_system.get(system)).copied();
+        let of_certificate = registry.by_fingerprint.get(&fingerprint).map_or(0, HashMap::len);
+        if of_certificate >= limits::CONNECTIONS_PER_CERTIFICATE_MAX
+            || of_system.unwrap_or(0) >= limits::CONNECTIONS_PER_SYSTEM_MAX
+        {
             return None;
         }
-        peers.insert(number, peer.clone());
+        let number = registry.next;
         registry.next += 1;
-        Some(Registered { connections: self.clone(), fingerprint, number })
+        registry.by_fingerprint.entry(fingerprint).or_default().insert(number, peer.clone());
+        if let Some(system) = &system {
+            *registry.by_system.entry(system.clone()).or_default() += 1;
+        }
+        Some(Registered { connections: self.clone(), fingerprint, system, number })
     }
 
     fn lock(&self) -> MutexGuard<'_, Registry> {
@@ -113,6 +129,14 @@ impl Drop for Registered {
             peers.remove(&self.number);
             if peers.is_empty() {
                 registry.by_fingerprint.remove(&self.fingerprint);
+            }
+        }
+        if let Some(system) = &self.system
+            && let Some(count) = registry.by_system.get_mut(system)
+        {
+            *count -= 1;
+            if *count == 0 {
+                registry.by_system.remove(system);
             }
         }
     }
@@ -133,12 +157,15 @@ impl Bounds {
     /// Of systems, who are known by their certificates.
     pub const SYSTEMS: Self =
         Self { connections: limits::CONNECTIONS_MAX, per_network: limits::CONNECTIONS_MAX, life: None };
+
     /// Of anyone.
-    pub const ENROLMENT: Self = Self {
-        connections: limits::ENROLMENT_CONNECTIONS_MAX,
-        per_network: limits::ENROLMENT_CONNECTIONS_PER_NETWORK_MAX,
-        life: Some(limits::ENROLMENT_CONNECTION_LIFE),
-    };
+    pub fn enrolment(patience: &Patience) -> Self {
+        Self {
+            connections: limits::ENROLMENT_CONNECTIONS_MAX,
+            per_network: limits::ENROLMENT_CONNECTIONS_PER_NETWORK_MAX,
+            life: Some(patience.enrolment_life),
+        }
+    }
 }
 
 /// What accepting needs.
@@ -148,8 +175,12 @@ pub struct Accept {
     pub tls: Arc<ServerConfig>,
     /// What connections are held to.
     pub bounds: Bounds,
+    /// How long handshake and greeting may take.
+    pub patience: Patience,
     /// Where connections with a certificate are remembered.
     pub connections: Connections,
+    /// Which system a certificate is registered for.
+    pub state: Arc<dyn State>,
     /// Where connections and bytes are counted.
     pub metrics: Metrics,
     /// When to stop.
@@ -200,7 +231,7 @@ impl Accept {
             let place = (place, counted);
             let (accept, handshakes, sender) = (self.clone(), handshakes.clone(), sender.clone());
             tokio::spawn(async move {
-                let shaken = timeout(limits::HANDSHAKE_TIMEOUT, async {
+                let shaken = timeout(accept.patience.handshake, async {
                     let _turn = handshakes.acquire_owned().await.map_err(io::Error::other)?;
                     tcp.set_nodelay(true)?;
                     TlsAcceptor::from(accept.tls.clone()).accept(tcp).await
@@ -227,15 +258,17 @@ impl Accept {
         let peer = Arc::new(Peer { fingerprint, remote_addr, cut: CancellationToken::new() });
         let registered = match fingerprint {
             None => None,
-            Some(fingerprint) => Some(
-                self.connections
-                    .add(fingerprint, &peer)
-                    .ok_or_else(|| io::Error::other("too many connections with this certificate"))?,
-            ),
+            Some(fingerprint) => {
+                let system = read_once(&*self.state, |read| query::certificate(read, &fingerprint));
+                let system = system.and_then(|certificate| certificate.system.parse().ok());
+                let registered = self.connections.add(fingerprint, system, &peer);
+                Some(registered.ok_or_else(|| io::Error::other("too many connections of this system"))?)
+            }
         };
         let (cut, life) = (peer.cut.clone(), self.bounds.life);
         Ok(Connection {
             stream,
+            greeting: Some((Box::pin(tokio::time::sleep(self.patience.greeting)), GREETING_BYTES)),
             cut: Some(Box::pin(async move {
                 match life {
                     None => cut.cancelled().await,
@@ -297,6 +330,8 @@ pub(super) fn network(address: IpAddr) -> IpAddr {
 pub struct Connection {
     stream: TlsStream<TcpStream>,
     peer: Arc<Peer>,
+    /// Until when the peer must have spoken, and how much is missing.
+    greeting: Option<(Pin<Box<Sleep>>, usize)>,
     cut: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     metrics: Metrics,
     _held: (Option<Registered>, (OwnedSemaphorePermit, Counted), OpenGuard),
@@ -331,7 +366,16 @@ impl AsyncRead for Connection {
         self.check(context)?;
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.metrics.received(buffer.filled().len() - before);
+        let count = buffer.filled().len() - before;
+        self.metrics.received(count);
+        if let Some((until, missing)) = &mut self.greeting {
+            *missing = missing.saturating_sub(count);
+            if *missing == 0 {
+                self.greeting = None;
+            } else if until.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+        }
         polled
     }
 }
@@ -369,6 +413,17 @@ pub fn server() -> tonic::transport::Server {
         .http2_keepalive_interval(Some(limits::KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(limits::KEEPALIVE_TIMEOUT))
         .http2_max_header_list_size(limits::HEADER_LIST_BYTES_MAX)
+        .http2_max_pending_accept_reset_streams(Some(limits::RESETS_PENDING_MAX))
+        // if unset, tonic takes h2's own bound away
+        .http2_max_local_error_reset_streams(Some(limits::ERROR_RESETS_MAX))
+}
+
+/// The same for those who enrol, who are nobody yet and send one request.
+pub fn enrolment_server() -> tonic::transport::Server {
+    server()
+        .max_concurrent_streams(limits::ENROLMENT_STREAMS_MAX)
+        .initial_stream_window_size(limits::ENROLMENT_WINDOW_BYTES)
+        .initial_connection_window_size(limits::ENROLMENT_WINDOW_BYTES)
 }
 
 #[cfg(test)]
@@ -379,7 +434,7 @@ mod tests {
         let remote_addr = "192.0.2.1:9".parse().unwrap();
         let peer =
             Arc::new(Peer { fingerprint: Some(fingerprint), remote_addr, cut: CancellationToken::new() });
-        connections.add(fingerprint, &peer).map(|registered| (peer, registered))
+        connections.add(fingerprint, None, &peer).map(|registered| (peer, registered))
     }
 
     #[test]
@@ -409,6 +464,26 @@ mod tests {
         assert!(peer(&connections, fingerprint).is_none());
         drop(held);
         assert!(peer(&connections, fingerprint).is_some());
+    }
+
+    #[test]
+    fn one_system_has_only_so_many_connections_by_whatever_certificates() {
+        let connections = Connections::default();
+        let connect = |system: &str, number: usize| {
+            let fingerprint = Digest::of(&number.to_le_bytes());
+            let remote_addr = "192.0.2.1:9".parse().unwrap();
+            let peer =
+                Arc::new(Peer { fingerprint: Some(fingerprint), remote_addr, cut: CancellationToken::new() });
+            connections.add(fingerprint, Some(system.parse().unwrap()), &peer)
+        };
+        let mut held: Vec<_> =
+            (0..limits::CONNECTIONS_PER_SYSTEM_MAX).map(|number| connect("vpcp", number).unwrap()).collect();
+        assert!(connect("vpcp", 0).is_none() && connect("vpcp", 10_000).is_none());
+        assert!(connect("byt", 20_000).is_some());
+        held.pop();
+        assert!(connect("vpcp", 10_000).is_some());
+        drop(held);
+        assert!(connections.lock().by_system.is_empty() && connections.count() == 0);
     }
 
     #[test]

@@ -12,6 +12,8 @@ pub mod feed;
 pub mod info;
 pub mod listener;
 pub mod mailbox;
+pub mod quota;
+pub mod room;
 pub mod status;
 pub mod submission;
 pub mod tls;
@@ -76,6 +78,10 @@ pub struct Context {
     pub vault: Arc<Vault>,
     /// Hands out what waits.
     pub deliver: Deliver,
+    /// Room for the bytes of requests.
+    pub room: room::Room,
+    /// What each system may cause in a day.
+    pub quota: quota::Quota,
     /// Connections of systems, to be cut at once when they lose their right.
     pub connections: listener::Connections,
     /// Who called lately; receive streams count themselves here.
@@ -169,14 +175,16 @@ pub fn serve(
     let accept = |tls, bounds| listener::Accept {
         tls,
         bounds,
+        patience: ctx.config.patience,
         connections: ctx.connections.clone(),
+        state: ctx.state.clone(),
         metrics: ctx.metrics.clone(),
         stopping: ctx.stopping.clone(),
     };
     let tls = tls::systems_config(certificate.clone(), authorities, &ctx.clock)?;
     let of_systems = accept(tls, listener::Bounds::SYSTEMS).run(systems);
     let tls = tls::enrolment_config(certificate.clone(), &ctx.clock)?;
-    let of_enrolment = accept(tls, listener::Bounds::ENROLMENT).run(enrolment);
+    let of_enrolment = accept(tls, listener::Bounds::enrolment(&ctx.config.patience)).run(enrolment);
     let of_operators = UnixListenerStream::new(operators);
     tokio::spawn(renew(ctx.clone(), certificate));
 
@@ -184,7 +192,7 @@ pub fn serve(
         .layer(access::AuthenticateLayer::new(ctx.clone()))
         .add_routes(systems_routes(ctx)?)
         .serve_with_incoming_shutdown(of_systems, ctx.stopping.clone().cancelled_owned());
-    let for_enrolment = listener::server()
+    let for_enrolment = listener::enrolment_server()
         .add_service(enrolment::enrolment_service(ctx.clone()))
         .serve_with_incoming_shutdown(of_enrolment, ctx.stopping.clone().cancelled_owned());
     let for_operators = listener::server()

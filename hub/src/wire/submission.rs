@@ -10,6 +10,7 @@ use axis_proto::{
         submission_service_server::{SubmissionService, SubmissionServiceServer},
         submit_stream_response::Outcome,
     },
+    id::{AgencyCode, EnvelopeId},
     limits::{DOCUMENTS_MAX, SIGNATURES_MAX},
     seal::PayloadType,
 };
@@ -25,6 +26,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     Context,
     call::{Call, required, shown},
+    quota::{Cost, Lane},
     upload,
 };
 use crate::{
@@ -44,11 +46,7 @@ pub fn service(context: Arc<Context>) -> SubmissionServiceServer<impl Submission
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let service = Service {
         context,
-        gates: Gates {
-            bytes: Arc::new(Semaphore::new(limits::SUBMISSION_BYTES_MAX)),
-            verifying: Arc::new(Semaphore::new(cores)),
-            checking: Arc::new(Semaphore::new(1)),
-        },
+        gates: Gates { verifying: Arc::new(Semaphore::new(cores)), checking: Arc::new(Semaphore::new(1)) },
     };
     SubmissionServiceServer::new(service)
         .max_decoding_message_size(limits::REQUEST_BYTES_MAX)
@@ -63,8 +61,6 @@ struct Service {
 /// What submissions share. Cheap to clone.
 #[derive(Clone)]
 struct Gates {
-    /// Bytes of submissions that are not answered, of all systems together.
-    bytes: Arc<Semaphore>,
     /// One permit for each core: signatures are work for the processor.
     verifying: Arc<Semaphore>,
     /// Checks look up whole groups while the writer waits.
@@ -86,12 +82,7 @@ impl SubmissionService for Service {
         request: Request<SubmitRequest>,
     ) -> std::result::Result<Response<SubmitResponse>, Status> {
         let (call, message) = Call::begin(&self.context, request)?;
-        let message = sized(message);
-        let Ok(_room) = self.gates.bytes.try_acquire_many(weight(&message)) else {
-            let refusal = Refusal::new(Reason::Busy).retry_after_ms(limits::BUSY_RETRY_MS);
-            return call.end(Err(refusal.into()));
-        };
-        call.end(submit(&call, &self.gates, message).await)
+        call.end(submit(&call, &self.gates, sized(message)).await)
     }
 
     type SubmitStreamStream = ReceiverStream<std::result::Result<SubmitStreamResponse, Status>>;
@@ -179,12 +170,45 @@ async fn submit_counted(
     message: Result<SubmitRequest>,
 ) -> Result<SubmitResponse> {
     let admitted = prepare(call, gates, message?).await?;
-    let outcome = call.context.committer.commit(Command::Submit(Box::new(admitted))).await?;
+    let outcome = within_quota(call, admitted).await?;
     let sequence = shown(&outcome)?;
     let receipt = call.receipt(sequence).await?;
     let row = if outcome.duplicate { call.read(|read| query::envelope(read, sequence)) } else { None };
     let erased_unix_ms = row.map_or(0, |row| row.erased_unix_ms);
     Ok(SubmitResponse { receipt: Some(receipt), duplicate: outcome.duplicate, erased_unix_ms })
+}
+
+/// Whether an envelope with this id was accepted before: it gets its receipt
+/// again however much the system has spent.
+fn is_known(call: &Call, admitted: &Submit) -> bool {
+    let envelope = &admitted.envelope;
+    let id = EnvelopeId::from_slice(&envelope.envelope_id).ok();
+    let named = envelope.sender.parse::<AgencyCode>().ok().zip(id);
+    named.is_some_and(|(sender, id)| call.read(|read| query::envelope_by_id(read, &sender, &id)).is_some())
+}
+
+/// Commits a submission if the system may cause more today. What was accepted
+/// before, or is refused, costs nothing.
+async fn within_quota(call: &Call, admitted: Submit) -> Result<machine::Outcome> {
+    let (system, quota) = (call.system(), &call.context.quota);
+    let lane = Lane::of(admitted.envelope.priority());
+    let documents: usize = admitted.documents.iter().map(bytes::Bytes::len).sum();
+    let cost = Cost { records: 1, bytes: (admitted.signed.sealed.len() + documents) as u64 };
+    if is_known(call, &admitted) {
+        return call.context.committer.commit(Command::Submit(Box::new(admitted))).await;
+    }
+    quota.spend(system, lane, cost)?;
+    let outcome = call.context.committer.commit(Command::Submit(Box::new(admitted))).await;
+    match &outcome {
+        Ok(outcome) if !outcome.duplicate => {
+            let sequence = shown(outcome)?;
+            let row = call.read(|read| query::envelope(read, sequence));
+            let records = u64::from(row.map_or(0, |row| row.recipient_count));
+            quota.charge(system, lane, Cost { records, bytes: 0 });
+        }
+        _ => quota.give_back(system, lane, cost),
+    }
+    outcome
 }
 
 async fn check(call: &Call, gates: &Gates, message: CheckRequest) -> Result<CheckResponse> {
@@ -252,7 +276,8 @@ async fn submit_stream(
         let submission = sized(submission.unwrap_or_default());
         let weight = weight(&submission);
         let own = own_bytes.clone().acquire_many_owned(weight).await.map_err(|_| closed())?;
-        let room = gates.bytes.clone().acquire_many_owned(weight).await.map_err(|_| closed())?;
+        let room = call.context.room.take(call.system(), weight as usize).await;
+        let room = room.map_err(|error| call.status(&error))?;
         let (call, gates, out) = (call.clone(), gates.clone(), out.clone());
         let (turn, unread) = (turn.clone(), unread.clone());
         tokio::spawn(async move {
@@ -264,7 +289,7 @@ async fn submit_stream(
                 // one at a time, so that a slow caller has the time for each
                 let _turn = turn.lock().await;
                 let answer = SubmitStreamResponse { tag, outcome: Some(outcome) };
-                timeout(limits::ANSWER_TIMEOUT, out.send(Ok(answer))).await
+                timeout(call.context.config.patience.answer, out.send(Ok(answer))).await
             };
             // a caller that is gone asks again and learns the same
             tokio::select! {

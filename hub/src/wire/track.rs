@@ -27,7 +27,7 @@ use crate::{
 
 /// The service.
 pub fn service(context: Arc<Context>) -> TrackServiceServer<impl TrackService> {
-    TrackServiceServer::new(Service { context }).max_decoding_message_size(limits::REQUEST_BYTES_MAX)
+    TrackServiceServer::new(Service { context }).max_decoding_message_size(limits::SMALL_REQUEST_BYTES_MAX)
 }
 
 struct Service {

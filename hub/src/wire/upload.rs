@@ -56,7 +56,11 @@ pub(super) async fn receive(call: &Call, mut inbound: Streaming<UploadRequest>) 
         // a link that broke without a word: its stream here still waits
         let _ = timeout(limits::UPLOAD_HANDOVER_TIMEOUT, given_up.cancelled()).await;
     }
-    let mut upload = call.blocking(move |context| context.vault.begin(&system, &sha256, size)).await?;
+    let begun = call.blocking(move |context| {
+        context.vault.has_room(&system, &sha256, size)?;
+        context.vault.begin(&system, &sha256, size)
+    });
+    let mut upload = begun.await?;
     let wanted = upload.wanted();
     if upload.committed() != offset {
         let refusal = Refusal::new(Reason::OffsetMismatch)
@@ -116,6 +120,7 @@ async fn append(call: &Call, mut upload: Upload, chunk: Bytes) -> Result<Upload>
     if chunk.is_empty() {
         return Err(Error::invalid("chunk", Reason::FieldInvalid, "is empty"));
     }
+    call.spend_bytes(chunk.len())?;
     call.blocking(move |_| {
         upload.append(&chunk)?;
         Ok(upload)

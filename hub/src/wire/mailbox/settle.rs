@@ -44,6 +44,7 @@ pub(super) async fn reject(call: &Call, request: RejectRequest) -> Result<Reject
 pub(super) async fn nack(call: &Call, request: &NackRequest) -> Result<NackResponse> {
     let delivery = parsed(&request.delivery_id, "delivery_id")?;
     let (attempt, delay_ms) = (request.attempt, request.delay_ms);
+    call.spend_record()?;
     let command = Command::Nack { system: call.system().clone(), delivery, attempt, delay_ms };
     let (_, receipt, event) = commit(call, command).await?;
     let due_unix_ms = match event {
@@ -57,6 +58,7 @@ pub(super) async fn extend(call: &Call, request: &ExtendRequest) -> Result<Exten
     let delivery = parsed(&request.delivery_id, "delivery_id")?;
     let duration_ms = lease_duration(request.lease_duration_ms, "lease_duration_ms")?;
     let attempt = request.attempt;
+    call.spend_record()?;
     let command = Command::Extend { system: call.system().clone(), delivery, attempt, duration_ms };
     let (_, receipt, event) = commit(call, command).await?;
     let Event::LeaseExtended(extended) = event else {
