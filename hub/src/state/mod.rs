@@ -137,6 +137,65 @@ pub fn prefix_end(prefix: &[u8]) -> Key {
     end
 }
 
+/// What fuzz targets look at behind this module's doors; nothing else does.
+#[doc(hidden)]
+pub mod fuzzing {
+    use std::{
+        io,
+        path::{Path, PathBuf},
+        sync::Arc,
+    };
+
+    use super::{
+        Key, Read, State, Value,
+        fingerprint::{Fingerprint, Marker, Owner},
+        read_once,
+        snapshot::Snapshots,
+    };
+    use crate::{disk::Disk, machine};
+
+    fn snapshots(disk: Arc<dyn Disk>, dir: &Path, origin: &str) -> Snapshots {
+        Snapshots { disk, dir: dir.to_owned(), owner: Owner::new(origin, machine::LAYOUT_VERSION) }
+    }
+
+    /// Writes a state as a snapshot, and returns its file.
+    pub fn take_snapshot(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        origin: &str,
+        state: &dyn State,
+    ) -> io::Result<PathBuf> {
+        let snapshots = snapshots(disk, dir, origin);
+        read_once(state, |read: &dyn Read| {
+            let mut fingerprint = Fingerprint::default();
+            read.scan(&[], &[], &mut |key, value| {
+                fingerprint.add(key, value);
+                std::ops::ControlFlow::Continue(())
+            });
+            let marker = Marker { owner: snapshots.owner, applied: state.applied(), fingerprint };
+            let mut taking = snapshots.begin(&marker, 0)?;
+            while !snapshots.step(&mut taking, read, 64)? {}
+            let taken = snapshots.finish(taking)?;
+            Ok(dir.join(format!("{:020}.snapshot", taken.applied)))
+        })
+    }
+
+    /// How many records the newest good snapshot contains, and its pairs.
+    pub fn newest_snapshot(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        origin: &str,
+    ) -> io::Result<Option<(u64, Vec<(Key, Value)>)>> {
+        let Some(snapshot) = snapshots(disk, dir, origin).newest()? else { return Ok(None) };
+        let mut pairs = Vec::new();
+        snapshot.load(|key, value| {
+            pairs.push((key.to_vec(), value.to_vec()));
+            Ok(())
+        })?;
+        Ok(Some((snapshot.marker.applied, pairs)))
+    }
+}
+
 /// SHA-256 over all keys and values in order: equal for equal states, whatever
 /// holds them.
 pub fn digest(read: &dyn Read) -> [u8; 32] {
