@@ -1,6 +1,7 @@
 # Sourced by tests/run and .ci/run: runs suites one after the other and sums
-# them up. A suite is a command; exit status 77 says that it cannot run here,
-# which is a failure where CI is set and a skip elsewhere.
+# them up. A suite is a command; exit status 77 says that something is missing
+# which could be had, a failure where CI is set and a skip elsewhere; 78 that
+# this kind of machine cannot run it at all, a skip everywhere.
 
 suite_lines=()
 suites_passed=0 suites_failed=0 suites_skipped=0
@@ -13,7 +14,7 @@ suite() {
     "$@" </dev/null || status=$?
     if [ $status -eq 0 ]; then
         verdict=PASS suites_passed=$((suites_passed + 1))
-    elif [ $status -eq 77 ] && [ -z "${CI:-}" ]; then
+    elif [ $status -eq 78 ] || { [ $status -eq 77 ] && [ -z "${CI:-}" ]; }; then
         verdict=SKIP suites_skipped=$((suites_skipped + 1))
     else
         verdict=FAIL suites_failed=$((suites_failed + 1))

@@ -5,6 +5,7 @@ mod backup;
 mod crash;
 mod exchange;
 mod mailbox;
+mod real_disk;
 mod reconcile;
 mod refusals;
 mod retention;

@@ -2,7 +2,9 @@
 //! and ends in `fsck`.
 
 pub mod admin;
+mod device;
 mod hub;
+mod load;
 mod ministry;
 mod process;
 mod raw;
@@ -11,7 +13,9 @@ pub mod seed;
 use std::{path::Path, time::Duration};
 
 pub use admin::{Admin, admin};
+pub use device::Device;
 pub use hub::{TestHub, check};
+pub use load::{Load, Lost, Told};
 pub use ministry::{Ministry, code, impatient};
 pub use process::{HubProcess, binary, run_hub};
 pub use raw::{Raw, refusal_of};

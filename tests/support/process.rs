@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
 };
 
 use anyhow::Context as _;
@@ -17,7 +17,10 @@ use crate::{
 
 /// A hub in a process and a directory of its own.
 pub struct HubProcess {
+    /// Its log, and the homes of its systems.
     dir: TempDir,
+    hub: PathBuf,
+    environment: Vec<(String, PathBuf)>,
     verifier_key: String,
     child: Option<Child>,
 }
@@ -25,10 +28,19 @@ pub struct HubProcess {
 impl HubProcess {
     /// Makes a hub and starts it.
     pub async fn start() -> anyhow::Result<Self> {
+        Self::start_in(None, &[]).await
+    }
+
+    /// Makes a hub in a directory that is somewhere else, and starts it with
+    /// these variables in its environment.
+    pub async fn start_in(hub: Option<&Path>, environment: &[(&str, &Path)]) -> anyhow::Result<Self> {
         crate::log();
         let dir = TempDir::new()?;
-        let verifier_key = make(&dir.path().join("hub"), &Clock::system())?;
-        let mut hub = Self { dir, verifier_key, child: None };
+        let hub = hub.map_or_else(|| dir.path().join("hub"), Path::to_owned);
+        let verifier_key = make(&hub, &Clock::system())?;
+        let environment =
+            environment.iter().map(|(name, value)| ((*name).to_owned(), value.to_path_buf())).collect();
+        let mut hub = Self { dir, hub, environment, verifier_key, child: None };
         hub.resume().await?;
         pin_ports(&hub.path())?;
         Ok(hub)
@@ -36,7 +48,7 @@ impl HubProcess {
 
     /// The hub's directory.
     pub fn path(&self) -> PathBuf {
-        self.dir.path().join("hub")
+        self.hub.clone()
     }
 
     /// Verifies its checkpoints.
@@ -62,6 +74,7 @@ impl HubProcess {
         let log = std::fs::File::options().create(true).append(true).open(self.dir.path().join("hub.log"))?;
         let mut child = Command::new(binary("axis-hub")?)
             .args(["--dir".as_ref(), self.path().as_os_str(), "serve".as_ref()])
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -128,6 +141,23 @@ impl HubProcess {
             anyhow::ensure!(status.success(), "the hub ended with {status}: {}", self.log_end());
         }
         Ok(())
+    }
+
+    /// Waits until it ends by itself, and says how.
+    pub async fn ended(&mut self) -> anyhow::Result<ExitStatus> {
+        let mut child = self.child.take().context("it runs")?;
+        let mut status = None;
+        eventually("the hub ends", async || {
+            status = child.try_wait().ok().flatten();
+            status.is_some()
+        })
+        .await;
+        status.context("it ended")
+    }
+
+    /// Looks at everything it holds; it must not run.
+    pub fn check(&self) -> anyhow::Result<axis_hub::fsck::Report> {
+        check(&self.path(), self.verifier())
     }
 
     /// The end of what it logged.
