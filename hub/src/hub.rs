@@ -28,6 +28,7 @@ use crate::{
     config::Config,
     deliver::{Deliver, Wakes},
     disk::{self, DirLock, Disk, RealDisk},
+    disk_room::DiskRoom,
     evidence::{self, Evidence, Tree},
     gate::Gate,
     identity::Identity,
@@ -118,6 +119,11 @@ impl Hub {
     /// Starts the hub of a directory. On return it listens, and
     /// `addresses.toml` says where.
     pub async fn start(config: Config, clock: Clock) -> Result<Self> {
+        Self::start_on(config, clock, RealDisk::shared()).await
+    }
+
+    /// As [`Self::start`], with everything but sled on another disk.
+    async fn start_on(config: Config, clock: Clock, disk: Arc<dyn Disk>) -> Result<Self> {
         let data = config.data_dir();
         let lock = disk::lock(&data).map_err(doing(format!("lock {}", data.display())))?;
         // what a killed process left says nothing of this one
@@ -125,8 +131,8 @@ impl Hub {
         files.iter().for_each(FileWhileRunning::remove);
         let sockets = bind(&config).await?;
         let (metrics, readiness, presence) = (Metrics::new(), Readiness::new(), Presence::default());
-        let opening = config.clone();
-        let stores = tokio::task::spawn_blocking(move || open(&opening, RealDisk::shared()));
+        let (opening, opening_on) = (config.clone(), disk.clone());
+        let stores = tokio::task::spawn_blocking(move || open(&opening, opening_on));
         let Stores { journal, logs, tree, state, vault, signer, identity } =
             stores.await.map_err(doing("open the stores"))??;
 
@@ -149,6 +155,10 @@ impl Hub {
             metrics: metrics.clone(),
             readiness: readiness.clone(),
         });
+        let snapshot_of = state.clone();
+        let disk_room =
+            DiskRoom::new(disk.clone(), &data, move || snapshot_of.lag().bytes, readiness.clone());
+        let committer = committer.minding(disk_room.clone());
         let stopping = CancellationToken::new();
         let wakes = Wakes::start(committer.watch(), reader.clone());
         let deliver = Deliver::new(state.clone(), committer.clone(), clock.clone(), wakes, stopping.clone());
@@ -163,9 +173,10 @@ impl Hub {
             state: state.clone(),
             state_written: Arc::new(move || written.lag().applied),
             journal: reader,
-            disk: RealDisk::shared(),
             last_backup: LastBackup::load(RealDisk::shared(), &data),
+            disk,
             data_dir: data,
+            disk_room,
         };
         let (vault, gate) = (Arc::new(vault), Gate::default());
         let retention = Retention::new(retention::Parts {
@@ -240,7 +251,8 @@ impl Hub {
     }
 
     /// Stops: takes nothing new, finishes what is under way within
-    /// [`limits::DRAIN_TIMEOUT`], and names what was left.
+    /// [`limits::DRAIN_TIMEOUT`], and names what was left. After a failure
+    /// nothing can be finished: then it waits for nobody.
     pub async fn stop(mut self) -> Vec<String> {
         self.ctx.readiness.stopping();
         self.ctx.stopping.cancel();
@@ -271,7 +283,8 @@ impl Hub {
     async fn drain(&mut self) -> Vec<String> {
         let mut left = Vec::new();
         let mut late = Vec::new();
-        let mut deadline = pin!(sleep(limits::DRAIN_TIMEOUT));
+        let failed = self.ctx.readiness.health().has_failed();
+        let mut deadline = pin!(sleep(if failed { Duration::ZERO } else { limits::DRAIN_TIMEOUT }));
         for (name, mut server) in self.servers.drain(..) {
             tokio::select! {
                 biased;
@@ -314,7 +327,6 @@ impl Hub {
             }
         }));
         self.tasks.push(tokio::spawn(wire::access::cut_the_unwelcome(ctx.clone())));
-        self.tasks.push(tokio::spawn(mind_the_disk(ctx.clone())));
         self.tasks.push(tokio::spawn(ctx.retention.clone().run(ctx.stopping.clone())));
         self.tasks.push(tokio::spawn(record_snapshots(ctx.clone(), self.state.clone())));
 
@@ -446,22 +458,6 @@ fn open_state(
 ) -> io::Result<SledState> {
     let options = state::Options::new(data, disk, origin, machine::LAYOUT_VERSION);
     state::open(options, journal, &commit::replay)
-}
-
-/// Refuses new documents while the disk is nearly full, as readiness says.
-async fn mind_the_disk(ctx: Arc<Context>) {
-    let mut health = ctx.readiness.watch();
-    let mut full = false;
-    loop {
-        let now_full = health.borrow_and_update().is_disk_low();
-        if std::mem::replace(&mut full, now_full) != now_full {
-            ctx.committer.disk_is_full(full);
-            tracing::warn!(full, "data disk nearly full");
-        }
-        if health.changed().await.is_err() {
-            return;
-        }
-    }
 }
 
 /// Puts each snapshot's digest into the journal.

@@ -22,6 +22,7 @@ pub mod backup;
 pub mod clock;
 pub mod config;
 pub mod disk;
+pub mod disk_room;
 pub mod error;
 pub mod fsck;
 pub mod gate;

@@ -182,8 +182,14 @@ pub const STATE_LAG_KEYS_MAX: usize = 400_000;
 pub const STATE_FLUSH_INTERVAL: Duration = Duration::from_millis(500);
 /// Records between snapshots.
 pub const SNAPSHOT_RECORDS: u64 = 1_000_000;
-/// Free bytes below which submissions and uploads are refused.
+/// Free bytes that submissions and uploads leave, beside what a snapshot of
+/// the state takes: a million deliveries and their answers.
 pub const DISK_LOW_BYTES: u64 = 512 * 1024 * 1024;
+/// Free bytes that a snapshot leaves of them, for records.
+pub const DISK_LOW_SNAPSHOT_BYTES: u64 = 256 * 1024 * 1024;
+/// Free bytes below which sled is not written, which would be of no use after
+/// a write that failed: twice what one flush may take. The journal has them.
+pub const DISK_STATE_BYTES: u64 = 64 * 1024 * 1024;
 
 // connections
 

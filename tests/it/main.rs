@@ -2,6 +2,7 @@
 
 mod architecture;
 mod backup;
+mod concurrency;
 mod crash;
 mod exchange;
 mod mailbox;

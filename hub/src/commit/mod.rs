@@ -3,11 +3,7 @@
 
 mod writer;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-    mpsc::{SyncSender, TrySendError},
-};
+use std::sync::mpsc::{SyncSender, TrySendError};
 
 use axis_proto::hub::v1::Reason;
 use tokio::sync::{oneshot, watch};
@@ -19,6 +15,7 @@ pub use writer::{
 
 use crate::{
     clock::Clock,
+    disk_room::DiskRoom,
     error::{Error, Refusal, Result},
     machine::{Command, Outcome},
 };
@@ -37,7 +34,8 @@ pub struct Progress {
 pub struct Committer {
     queue: SyncSender<Message>,
     progress: watch::Receiver<Progress>,
-    full: Arc<AtomicBool>,
+    /// Absent if there is always enough.
+    room: Option<DiskRoom>,
     clock: Clock,
 }
 
@@ -70,8 +68,14 @@ impl Committer {
     /// documents while the disk is nearly full; a fault if the writer is gone,
     /// and then nobody knows whether it was recorded.
     pub async fn commit(&self, command: Command) -> Result<Outcome> {
-        if matches!(command, Command::Submit(_) | Command::Upload { .. }) {
-            self.takes_documents()?;
+        match &command {
+            Command::Submit(submit) => {
+                let documents: usize = submit.documents.iter().map(bytes::Bytes::len).sum();
+                self.take_room(submit.signed.sealed.len() + documents)?;
+            }
+            // its bytes are in the vault already
+            Command::Upload { .. } => self.take_room(0)?,
+            _ => {}
         }
         let (answer, answered) = oneshot::channel();
         let queued = Queued { command, answer, since_us: self.clock.monotonic_us() };
@@ -99,12 +103,13 @@ impl Committer {
         }
     }
 
-    /// Whether there is room for new documents.
+    /// Takes room for so many bytes of a new document; with 0 asks whether
+    /// there is any. What waits goes on being delivered without.
     ///
     /// # Errors
     /// `DISK_FULL` while the disk is nearly full.
-    pub fn takes_documents(&self) -> Result<()> {
-        if self.full.load(Ordering::Relaxed) {
+    pub fn take_room(&self, bytes: usize) -> Result<()> {
+        if self.room.as_ref().is_some_and(|room| !room.take(bytes as u64)) {
             return Err(Refusal::new(Reason::DiskFull).retry_after_ms(DISK_RETRY_MS).into());
         }
         Ok(())
@@ -115,9 +120,9 @@ impl Committer {
         self.progress.clone()
     }
 
-    /// Refuses new documents while the disk is nearly full. What waits goes
-    /// on being delivered.
-    pub fn disk_is_full(&self, full: bool) {
-        self.full.store(full, Ordering::Relaxed);
+    /// The same, taking new documents only as long as there is room.
+    #[must_use]
+    pub fn minding(self, room: DiskRoom) -> Self {
+        Self { room: Some(room), ..self }
     }
 }

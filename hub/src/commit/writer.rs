@@ -6,7 +6,6 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::AtomicBool,
         mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
     thread::JoinHandle,
@@ -190,7 +189,7 @@ fn make(parts: Parts, random: Random) -> (Committer, SyncSender<Message>, Writer
     let committer = Committer {
         queue: queue.clone(),
         progress: progress.subscribe(),
-        full: Arc::new(AtomicBool::new(false)),
+        room: None,
         clock: parts.clock.clone(),
     };
     let writer = Writer { parts, random, commands, progress, lists: HashMap::new() };

@@ -1,6 +1,15 @@
 //! A hub on ports of its own, met over TLS.
 
-use std::{net::SocketAddr, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use axis_proto::{
     admin::v1::{
@@ -34,6 +43,7 @@ use tonic_types::StatusExt as _;
 use super::*;
 use crate::{
     config::Listen,
+    disk::{DiskFile, Space},
     identity::{InitOptions, init},
     wire::tls::crypto_provider,
 };
@@ -142,6 +152,107 @@ async fn add_vpcp(config: &Config) -> String {
     let request =
         AddSystemRequest { system_id: "vpcp".to_owned(), name: "Văn phòng".to_owned(), agencies: vec![] };
     admin(config).await.add_system(request).await.unwrap().into_inner().token
+}
+
+/// The machine's disk, with as much room as it is told, and a journal that
+/// fails when it is told.
+#[derive(Debug, Clone, Default)]
+struct TestDisk(Arc<Faults>);
+
+#[derive(Debug, Default)]
+struct Faults {
+    /// 0: what there is.
+    free_bytes: AtomicU64,
+    writes_fail: AtomicBool,
+    syncs_fail: AtomicBool,
+}
+
+#[derive(Debug)]
+struct TestFile {
+    file: Arc<dyn DiskFile>,
+    /// Absent for files that do not fail.
+    faults: Option<Arc<Faults>>,
+}
+
+impl TestDisk {
+    async fn start(&self, config: &Config) -> Hub {
+        Hub::start_on(config.clone(), Clock::system(), Arc::new(self.clone())).await.unwrap()
+    }
+
+    fn has_free(&self, bytes: u64) {
+        self.0.free_bytes.store(bytes, Ordering::SeqCst);
+    }
+
+    fn file(&self, path: &Path, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
+        let is_journal = path.to_string_lossy().contains("/journal/");
+        Arc::new(TestFile { file, faults: is_journal.then(|| self.0.clone()) })
+    }
+}
+
+impl Disk for TestDisk {
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(self.file(path, RealDisk.create(path)?))
+    }
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(self.file(path, RealDisk.open(path)?))
+    }
+    fn open_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        RealDisk.open_read(path)
+    }
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        RealDisk.exists(path)
+    }
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        RealDisk.list(dir)
+    }
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        RealDisk.create_dir(dir)
+    }
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        RealDisk.sync_dir(dir)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealDisk.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove(path)
+    }
+    fn space(&self, path: &Path) -> io::Result<Space> {
+        let space = RealDisk.space(path)?;
+        Ok(match self.0.free_bytes.load(Ordering::SeqCst) {
+            0 => space,
+            free_bytes => Space { free_bytes, ..space },
+        })
+    }
+}
+
+impl TestFile {
+    fn may(&self, fails: fn(&Faults) -> &AtomicBool) -> io::Result<()> {
+        match &self.faults {
+            Some(faults) if fails(faults).load(Ordering::SeqCst) => Err(io::Error::other("a broken disk")),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl DiskFile for TestFile {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        self.file.read_at(offset, buffer)
+    }
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.may(|faults| &faults.writes_fail)?;
+        self.file.write_at(offset, bytes)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.may(|faults| &faults.syncs_fail)?;
+        self.file.sync_data()
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
 }
 
 /// Opens a stream, to see it end.
@@ -396,7 +507,8 @@ async fn what_does_not_end_is_cut_at_the_deadline_and_named() {
 async fn an_upload_ends_when_the_disk_becomes_nearly_full_and_goes_on_when_there_is_room() {
     let dir = tempfile::tempdir().unwrap();
     let config = make(&dir.path().join("hub"));
-    let hub = Hub::start(config.clone(), Clock::system()).await.unwrap();
+    let disk = TestDisk::default();
+    let hub = disk.start(&config).await;
     let vpcp = enrol(&hub, &add_vpcp(&config).await).await.unwrap();
     let channel = connect(hub.addresses().systems, vpcp.config()).await.unwrap();
     let mut client = SubmissionServiceClient::new(channel);
@@ -420,17 +532,92 @@ async fn an_upload_ends_when_the_disk_becomes_nearly_full_and_goes_on_when_there
     while committed(&mut client).await < half as u64 {
         tokio::task::yield_now().await;
     }
-    hub.context().committer.disk_is_full(true);
+    disk.has_free(limits::DISK_LOW_BYTES / 2);
+    hub.context().observe.look_at_disk();
     sender.send(part(Part::Chunk(bytes.slice(half..15_000)))).await.unwrap();
     let refused = answer.await.unwrap().unwrap_err();
     assert_eq!(reason(&refused), "DISK_FULL");
+    assert!(refused.get_error_details().retry_info().is_some_and(|info| info.retry_delay.is_some()));
+    assert!(hub.context().readiness.health().is_degraded());
     assert_eq!(committed(&mut client).await, half as u64, "what arrived before is kept");
 
-    hub.context().committer.disk_is_full(false);
+    disk.has_free(limits::DISK_LOW_BYTES * 4);
+    hub.context().observe.look_at_disk();
+    assert!(!hub.context().readiness.health().is_degraded());
     let rest = [part(start(half as u64)), part(Part::Chunk(bytes.slice(half..)))];
     let done = client.upload(tokio_stream::iter(rest)).await.unwrap().into_inner();
     assert!(done.complete);
     hub.stop().await;
+}
+
+#[tokio::test]
+async fn new_documents_are_refused_by_their_bytes_and_not_by_the_clock() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = make(&dir.path().join("hub"));
+    let disk = TestDisk::default();
+    let hub = disk.start(&config).await;
+    let vpcp = enrol(&hub, &add_vpcp(&config).await).await.unwrap();
+    let channel = connect(hub.addresses().systems, vpcp.config()).await.unwrap();
+    let mut client = SubmissionServiceClient::new(channel).max_encoding_message_size(2 << 20);
+    // seen to have room for three chunks; then it fills faster than anybody looks
+    let low = hub.context().observe.disk_room.low_bytes();
+    disk.has_free(low + 3_500_000);
+    hub.context().observe.look_at_disk();
+    disk.has_free(low);
+    let chunk = Bytes::from(vec![7; 1 << 20]);
+    let sha256 = Bytes::copy_from_slice(Digest::of(&chunk.repeat(8)).as_bytes());
+    let start = Part::Start(UploadStart { sha256: sha256.clone(), size: 8 << 20, offset: 0 });
+    let parts = std::iter::once(start).chain((0..8).map(|_| Part::Chunk(chunk.clone())));
+    let parts = parts.map(|part| UploadRequest { part: Some(part) }).collect::<Vec<_>>();
+    let refused = client.upload(tokio_stream::iter(parts)).await.unwrap_err();
+    assert_eq!(reason(&refused), "DISK_FULL");
+    let request = QueryUploadRequest { sha256, size: 8 << 20 };
+    let kept = client.query_upload(request).await.unwrap().into_inner().committed_bytes;
+    assert!(kept <= 3 << 20, "{kept}");
+    hub.stop().await;
+}
+
+/// What is told to nobody who waits when the journal fails: the process ends,
+/// and the next start finds out what the disk holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_that_cannot_be_written_or_synced_stops_the_hub_at_once() {
+    for syncs in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let config = make(&dir.path().join("hub"));
+        let disk = TestDisk::default();
+        let hub = disk.start(&config).await;
+        let key = hub.context().log_verifier_key.clone();
+        let vpcp = enrol(&hub, &add_vpcp(&config).await).await.unwrap();
+        let channel = connect(hub.addresses().systems, vpcp.config()).await.unwrap();
+        let mut stream = watch(&channel).await;
+        let before = hub.context().observe.journal.size();
+        if syncs { &disk.0.syncs_fail } else { &disk.0.writes_fail }.store(true, Ordering::SeqCst);
+
+        let mut operators = admin(&config).await;
+        let request = IssueTokenRequest { system_id: "vpcp".to_owned() };
+        let status = operators.issue_token(request.clone()).await.unwrap_err();
+        assert_eq!((status.code(), reason(&status).as_str()), (Code::Internal, "FAULT"), "{status:?}");
+        let why = tokio::time::timeout(Duration::from_secs(10), hub.failed()).await.unwrap();
+        assert!(why.contains("the journal did not take a batch") && why.contains("a broken disk"), "{why}");
+        assert_eq!(hub.context().observe.journal.size(), before, "nothing of it is shown");
+        // the disk is well again, and still nothing is taken: nobody knows what it holds
+        for fault in [&disk.0.syncs_fail, &disk.0.writes_fail] {
+            fault.store(false, Ordering::SeqCst);
+        }
+        assert!(operators.issue_token(request).await.is_err());
+        let stopping = std::time::Instant::now();
+        hub.stop().await;
+        assert!(stopping.elapsed() < limits::DRAIN_TIMEOUT / 2, "it waited for its callers");
+        while let Ok(Some(_)) = stream.message().await {}
+
+        let hub = Hub::start(config.clone(), Clock::system()).await.unwrap();
+        assert!(hub.context().observe.journal.size() >= before);
+        hub.stop().await;
+        let verifier = CheckpointVerifier::parse(&key).unwrap();
+        let data = &config.data_dir();
+        let stores = crate::fsck::Stores { data, disk: RealDisk::shared(), verifier, progress: &mut |_| {} };
+        assert!(crate::fsck::run(stores).unwrap().is_clean());
+    }
 }
 
 #[tokio::test]

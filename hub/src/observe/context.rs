@@ -14,8 +14,8 @@ use super::{Health, LastBackup, Metrics, Presence, Readiness, metrics::Scrape};
 use crate::{
     clock::Clock,
     disk::{Disk, Space},
+    disk_room::DiskRoom,
     journal::JournalReader,
-    limits,
     machine::query,
     state::{Read, State},
     wire::read_once,
@@ -48,6 +48,8 @@ pub struct ObserveContext {
     pub data_dir: PathBuf,
     /// The last backup.
     pub last_backup: LastBackup,
+    /// What is left of it for new documents.
+    pub disk_room: DiskRoom,
 }
 
 /// Everything that the page shows, at one moment.
@@ -145,6 +147,7 @@ impl ObserveContext {
             disk_free_bytes: status.disk_free_bytes,
             disk_total_bytes: status.disk_total_bytes,
             last_backup_unix_ms: status.last_backup_unix_ms,
+            disk_low_bytes: self.disk_room.low_bytes(),
             queues: self.queues(),
             now_ms: self.clock.now_ms(),
         }
@@ -157,7 +160,7 @@ impl ObserveContext {
 
     /// Notices that the data disk is nearly full. May wait for the disk.
     pub fn look_at_disk(&self) {
-        self.readiness.disk_low(self.space().free_bytes < limits::DISK_LOW_BYTES);
+        self.disk_room.look();
     }
 
     fn systems(&self) -> Vec<System> {
@@ -290,17 +293,20 @@ pub(super) mod tests {
         state.publish(rows.into_iter().map(|(key, row)| (key, Some(row))).collect::<Changes>(), 3);
         let presence = Presence::default();
         presence.seen("tay-ninh", 6_000);
+        let readiness = Readiness::new();
+        let disk = Arc::new(MemoryDisk::default());
         ObserveContext {
             hub_id: "truc.vn".parse().unwrap(),
             started_unix_ms: 1_000,
             clock: Clock::manual(8_000),
             metrics: Metrics::new(),
-            readiness: Readiness::new(),
+            readiness: readiness.clone(),
             presence,
             state: Arc::new(state),
             state_written: Arc::new(|| 1),
             journal: Arc::new(ThreeRecords),
-            disk: Arc::new(MemoryDisk::default()),
+            disk_room: DiskRoom::new(disk.clone(), "/data".as_ref(), || 0, readiness),
+            disk,
             data_dir: PathBuf::from("/data"),
             last_backup: LastBackup::load(Arc::new(MemoryDisk::default()), Path::new("/data")),
         }

@@ -59,6 +59,7 @@ struct Gauges {
     disk_free: Gauge<u64, AtomicU64>,
     disk_total: Gauge<u64, AtomicU64>,
     last_backup: Gauge<u64, AtomicU64>,
+    disk_low: Gauge<u64, AtomicU64>,
     queue_waiting: Family<SystemLabels, Gauge<u64, AtomicU64>>,
     queue_leased: Family<SystemLabels, Gauge<u64, AtomicU64>>,
     queue_parked: Family<SystemLabels, Gauge<u64, AtomicU64>>,
@@ -119,6 +120,8 @@ pub struct Scrape {
     pub disk_total_bytes: u64,
     /// When the last backup was made; zero if none is known.
     pub last_backup_unix_ms: u64,
+    /// Free bytes of it below which new documents are refused.
+    pub disk_low_bytes: u64,
     /// What waits, per system.
     pub queues: Vec<Queue>,
     /// Now, for the age of the oldest.
@@ -380,6 +383,12 @@ impl Gauges {
             Unit::Seconds,
             self.last_backup.clone(),
         );
+        r.register_with_unit(
+            "disk_low",
+            "Free room below which submissions and uploads are refused",
+            Unit::Bytes,
+            self.disk_low.clone(),
+        );
         r.register(
             "queue_waiting_deliveries",
             "Deliveries that are not settled, those on lease and parked included",
@@ -413,6 +422,7 @@ impl Gauges {
         self.disk_free.set(scrape.disk_free_bytes);
         self.disk_total.set(scrape.disk_total_bytes);
         self.last_backup.set(scrape.last_backup_unix_ms / 1_000);
+        self.disk_low.set(scrape.disk_low_bytes);
         let families = [
             &self.queue_waiting,
             &self.queue_leased,

@@ -108,7 +108,7 @@ impl Snapshots {
             self.disk.remove(&partial)?;
         }
         let free = self.disk.space(&self.dir)?.free_bytes;
-        if free < room.saturating_add(limits::DISK_LOW_BYTES) {
+        if free < room.saturating_add(limits::DISK_LOW_SNAPSHOT_BYTES) {
             let words = format!("{free} bytes are free, and it may take {room}");
             return Err(io::Error::new(io::ErrorKind::StorageFull, words));
         }

@@ -50,7 +50,7 @@ pub(super) async fn receive(call: &Call, mut inbound: Streaming<UploadRequest>) 
     if let Some(pinned_until_unix_ms) = complete(call, &sha256, size) {
         return Ok(UploadResponse { committed_bytes: size, complete: true, pinned_until_unix_ms });
     }
-    call.context.committer.takes_documents()?;
+    call.context.committer.take_room(0)?;
     let system = call.system().clone();
     if let Some(given_up) = call.context.vault.ask_for(&system, &sha256) {
         // a link that broke without a word: its stream here still waits
@@ -80,7 +80,7 @@ pub(super) async fn receive(call: &Call, mut inbound: Streaming<UploadRequest>) 
         match part {
             Some(Part::Chunk(chunk)) => {
                 // said again: a large document may fill the disk while it comes
-                if let Err(full) = call.context.committer.takes_documents() {
+                if let Err(full) = call.context.committer.take_room(chunk.len()) {
                     call.blocking(move |_| kept(upload)).await?;
                     return Err(full);
                 }

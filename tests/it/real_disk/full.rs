@@ -1,1 +1,189 @@
-//! The disk runs full.
+//! The disk runs full: new documents are refused in time, everything else
+//! goes on, and what was answered is there after the very end.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::Context as _;
+use axis_client::ReceiveOptions;
+use axis_proto::{
+    admin::v1::GetStatusRequest,
+    envelope::v1::RejectionReason,
+    hub::v1::{Reason, SubmitRequest, UploadRequest, UploadStart, upload_request::Part},
+    id::Digest,
+};
+use axis_tests::{HubProcess, Load, Lost, Ministry, Raw, eventually, refusal_of};
+use bytes::Bytes;
+use tonic::Status;
+use tonic_types::StatusExt as _;
+
+use super::Place;
+
+const MIB: u64 = 1024 * 1024;
+const DISK_BYTES: u64 = 1200 * MIB;
+
+/// A file that takes room away and gives it back.
+struct Ballast(PathBuf);
+
+impl Ballast {
+    /// Leaves so much free on the file system of a directory.
+    fn leaving(dir: &Path, free: u64) -> anyhow::Result<Self> {
+        let path = dir.join("ballast");
+        let space = free_bytes(dir)?;
+        let bytes = space.checked_sub(free).with_context(|| format!("only {space} bytes are free"))?;
+        let status = Command::new("fallocate").args(["-l", &bytes.to_string()]).arg(&path).status()?;
+        anyhow::ensure!(status.success(), "fallocate: {status}");
+        Ok(Self(path))
+    }
+
+    fn go(self) -> anyhow::Result<()> {
+        Ok(std::fs::remove_file(self.0)?)
+    }
+}
+
+fn free_bytes(dir: &Path) -> anyhow::Result<u64> {
+    use axis_hub::disk::{Disk as _, RealDisk};
+    Ok(RealDisk.space(dir)?.free_bytes)
+}
+
+fn is_full(status: &Status) -> bool {
+    let delay = status.get_error_details().retry_info().and_then(|info| info.retry_delay);
+    refusal_of(status).0 == Some(Reason::DiskFull) && delay.is_some_and(|delay| !delay.is_zero())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and loop devices; run tests/power"]
+async fn full_a_disk_nearly_full_takes_no_new_documents_and_delivers_on() -> anyhow::Result<()> {
+    let place = Place::make(DISK_BYTES)?;
+    let mut hub = HubProcess::start_in(Some(&place.hub()), &[]).await?;
+    let sender = hub.ministry("vpcp", &["G22"]).await?;
+    let recipient = hub.ministry("byt", &["G18"]).await?;
+    for number in 0..6 {
+        sender.send(sender.letter(&["G18"], &format!("Văn bản {number}"))).await?;
+    }
+    let raw = Raw::at(sender.home(), "G22").await?;
+    let submit = async || {
+        let file = b"a new document";
+        let envelope = Some(raw.seal(&raw.envelope("G18", file)));
+        let request = SubmitRequest { sealed_envelope: envelope, documents: vec![Bytes::from_static(file)] };
+        raw.submission().submit(request).await.map(drop)
+    };
+    submit().await.context("there is room")?;
+    let mut admin = hub.admin().await?;
+
+    let ballast = Ballast::leaving(&place.device.path(), 500 * MIB)?;
+    eventually("the hub has seen it", async || {
+        let status = admin.get_status(GetStatusRequest {}).await;
+        status.is_ok_and(|status| status.into_inner().not_ready_because.contains("nearly full"))
+    })
+    .await;
+    let refused = submit().await.expect_err("the disk is nearly full");
+    assert!(is_full(&refused), "{refused:?}");
+    let bytes = Bytes::from(vec![5; 100_000]);
+    let sha256 = Bytes::copy_from_slice(Digest::of(&bytes).as_bytes());
+    let parts = [
+        Part::Start(UploadStart { sha256, size: bytes.len() as u64, offset: 0 }),
+        Part::Chunk(bytes.clone()),
+    ];
+    let parts = parts.map(|part| UploadRequest { part: Some(part) });
+    let refused = raw.submission().upload(tokio_stream::iter(parts)).await.expect_err("nearly full");
+    assert!(is_full(&refused), "{refused:?}");
+
+    // leases, acknowledgements and rejections go on
+    let mut deliveries = recipient.client.receive(ReceiveOptions::following()).await?;
+    for number in 0..6 {
+        let received = recipient.next(&mut deliveries).await?;
+        match number % 2 {
+            0 => received.ack("").await.map(drop)?,
+            _ => received.reject(RejectionReason::NotCompetent, "Không thuộc thẩm quyền").await.map(drop)?,
+        }
+    }
+    ballast.go()?;
+    eventually("there is room again", async || submit().await.is_ok()).await;
+    let received = recipient.next(&mut deliveries).await?;
+    received.ack("").await?;
+    drop(deliveries);
+    hub.terminate().await?;
+    hub.check()?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and loop devices; run tests/power"]
+async fn full_fast_uploads_of_many_systems_do_not_outrun_the_mark() -> anyhow::Result<()> {
+    let place = Place::make(DISK_BYTES)?;
+    let mut hub = HubProcess::start_in(Some(&place.hub()), &[]).await?;
+    let mut systems = Vec::new();
+    for code in ["G01", "G02", "G03", "G04"] {
+        systems.push(hub.ministry(&code.to_lowercase(), &[code]).await?);
+    }
+    // 100 MiB of room, and 1.6 GiB on its way
+    let low = axis_hub::limits::DISK_LOW_BYTES;
+    let ballast = Ballast::leaving(&place.device.path(), low + 100 * MIB)?;
+    let uploads = systems.iter().flat_map(|system: &Ministry| (0..4u8).map(move |number| (system, number)));
+    let uploads = uploads.map(|(system, number)| async move {
+        let raw = Raw::at(system.home(), "G01").await?;
+        let sha256 = Bytes::copy_from_slice(Digest::of(&[number]).as_bytes());
+        let start = Part::Start(UploadStart { sha256, size: 100 * MIB, offset: 0 });
+        let chunk = Bytes::from(vec![number; 1 << 20]);
+        let parts = std::iter::once(start).chain((0..100).map(move |_| Part::Chunk(chunk.clone())));
+        let parts = parts.map(|part| UploadRequest { part: Some(part) });
+        let refused = raw.submission().upload(tokio_stream::iter(parts)).await.expect_err("no such room");
+        anyhow::ensure!(is_full(&refused), "{refused:?}");
+        Ok(())
+    });
+    futures_util::future::try_join_all(uploads).await?;
+    let free = free_bytes(&place.device.path())?;
+    println!("free after 1.6 GiB of uploads met 100 MiB of room: {} MiB", free / MIB);
+    assert!(free > low - 20 * MIB, "the mark is passed by {} MiB", (low - free) / MIB);
+    ballast.go()?;
+    hub.terminate().await?;
+    hub.check()?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and loop devices; run tests/power"]
+async fn full_to_the_last_byte_the_hub_stops_and_has_lost_nothing() -> anyhow::Result<()> {
+    let place = Place::make(DISK_BYTES)?;
+    let mut hub = HubProcess::start_in(Some(&place.hub()), &[]).await?;
+    let mut load = Load::start(&hub).await?;
+    load.answered(50).await?;
+    // less than the journal needs ahead; documents are refused from now on,
+    // but recipients answer, and a directory grows
+    let ballast = Ballast::leaving(&place.device.path(), 0)?;
+    let mut admin = hub.admin().await?;
+    let filling = tokio::spawn(async move {
+        for number in 0u32.. {
+            let codes: Vec<String> = (0..90).map(|place| format!("X{number:05}.{place:02}")).collect();
+            let codes: Vec<&str> = codes.iter().map(String::as_str).collect();
+            if axis_tests::admin::add_agencies(&mut admin, &codes).await.is_err() {
+                return number;
+            }
+        }
+        u32::MAX
+    });
+    let status = hub.ended().await?;
+    filling.await?;
+    let log = hub.log_end();
+    assert_eq!(status.code(), Some(1), "{status}: {log}");
+    assert!(log.contains("the journal did not take a batch") && log.contains("No space left"), "{log}");
+    assert_eq!(load.lost(&hub.path().join("data"))?, Lost::default());
+
+    // no room, no hub; with room it goes on where it stopped
+    let without = hub.resume().await;
+    println!("started again without room: {}", without.is_ok());
+    hub.kill()?;
+    assert_eq!(load.lost(&hub.path().join("data"))?, Lost::default());
+    ballast.go()?;
+    hub.resume().await?;
+    load.answered(50).await?;
+    let told = load.settle(&hub).await?;
+    hub.terminate().await?;
+    assert_eq!(told.lost(&hub.path().join("data"))?, Lost::default());
+    let report = hub.finish().await?;
+    assert_eq!(report.counts.deliveries, report.counts.settled);
+    Ok(())
+}

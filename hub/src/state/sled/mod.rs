@@ -221,8 +221,14 @@ impl SledState {
             room: Condvar::new(),
             taken: watch::Sender::new(None),
         });
-        let writer =
-            Writer { shared: shared.clone(), marker, snapshot_applied, taking: None, disk_was_full: false };
+        let writer = Writer {
+            shared: shared.clone(),
+            marker,
+            snapshot_applied,
+            taking: None,
+            disk_was_full: false,
+            put_off: false,
+        };
         let thread = thread::Builder::new().name("state".to_owned()).spawn(move || writer.run())?;
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
@@ -324,6 +330,8 @@ struct Writer {
     taking: Option<Taking>,
     /// The last try of a snapshot found no room; said once.
     disk_was_full: bool,
+    /// What is published waits in memory for want of room; said once.
+    put_off: bool,
 }
 
 impl Writer {
@@ -350,6 +358,13 @@ impl Writer {
             if stop == Some(Stop::Abandon) {
                 return Ok(());
             }
+            if self.puts_off() {
+                if stop.is_some() {
+                    return Ok(());
+                }
+                self.snapshot(false, SNAPSHOT_STEP_KEYS)?;
+                continue;
+            }
             self.flush()?;
             let since = self.marker.applied.saturating_sub(self.snapshot_applied);
             // a snapshot of a stopping hub is half as long in coming, because
@@ -362,6 +377,24 @@ impl Writer {
             }
             self.snapshot(wanted, SNAPSHOT_STEP_KEYS)?;
         }
+    }
+
+    /// Whether sled had better not be written, because the disk is so full
+    /// that a write could fail in its midst, and sled be of no use then. What
+    /// is published stays in memory and in the journal; when no more of it
+    /// fits into memory, the process stops with a good state on the disk.
+    fn puts_off(&mut self) -> bool {
+        let Shared { options, waiting, .. } = &*self.shared;
+        let space = options.disk.space(&options.dir);
+        let full = space.is_ok_and(|space| space.free_bytes < limits::DISK_STATE_BYTES);
+        if full && waiting.load(Ordering::Relaxed) >= options.lag_keys_max {
+            error!(dir = %options.dir.display(), "no room on the disk to write the state: stopping");
+            std::process::exit(1);
+        }
+        if std::mem::replace(&mut self.put_off, full) != full {
+            warn!(full, "the state's write to the disk waits for room");
+        }
+        full
     }
 
     /// Brings sled to what is published now.

@@ -746,7 +746,7 @@ fn a_snapshot_that_fails_leaves_nothing_and_one_without_room_is_not_begun() {
         disk.fail_next_sync();
         take(&marker, 0).unwrap_err();
         assert_eq!(files(&house), [""; 0]);
-        disk.set_free_bytes(limits::DISK_LOW_BYTES + 999);
+        disk.set_free_bytes(limits::DISK_LOW_SNAPSHOT_BYTES + 999);
         let error = take(&marker, 1_000).err().unwrap();
         assert_eq!((error.kind(), files(&house)), (io::ErrorKind::StorageFull, vec![]));
         take(&marker, 999).unwrap();
@@ -761,7 +761,7 @@ fn a_snapshot_that_fails_leaves_nothing_and_one_without_room_is_not_begun() {
         state.taken()
     };
     assert_eq!(take(&house), None);
-    disk.set_free_bytes(limits::DISK_LOW_BYTES + (1 << 30));
+    disk.set_free_bytes(limits::DISK_LOW_SNAPSHOT_BYTES + (1 << 30));
     house.grow(100);
     assert!(take(&house).is_some());
 }
