@@ -550,33 +550,6 @@ async fn an_upload_ends_when_the_disk_becomes_nearly_full_and_goes_on_when_there
     hub.stop().await;
 }
 
-#[tokio::test]
-async fn new_documents_are_refused_by_their_bytes_and_not_by_the_clock() {
-    let dir = tempfile::tempdir().unwrap();
-    let config = make(&dir.path().join("hub"));
-    let disk = TestDisk::default();
-    let hub = disk.start(&config).await;
-    let vpcp = enrol(&hub, &add_vpcp(&config).await).await.unwrap();
-    let channel = connect(hub.addresses().systems, vpcp.config()).await.unwrap();
-    let mut client = SubmissionServiceClient::new(channel).max_encoding_message_size(2 << 20);
-    // seen to have room for three chunks; then it fills faster than anybody looks
-    let low = hub.context().observe.disk_room.low_bytes();
-    disk.has_free(low + 3_500_000);
-    hub.context().observe.look_at_disk();
-    disk.has_free(low);
-    let chunk = Bytes::from(vec![7; 1 << 20]);
-    let sha256 = Bytes::copy_from_slice(Digest::of(&chunk.repeat(8)).as_bytes());
-    let start = Part::Start(UploadStart { sha256: sha256.clone(), size: 8 << 20, offset: 0 });
-    let parts = std::iter::once(start).chain((0..8).map(|_| Part::Chunk(chunk.clone())));
-    let parts = parts.map(|part| UploadRequest { part: Some(part) }).collect::<Vec<_>>();
-    let refused = client.upload(tokio_stream::iter(parts)).await.unwrap_err();
-    assert_eq!(reason(&refused), "DISK_FULL");
-    let request = QueryUploadRequest { sha256, size: 8 << 20 };
-    let kept = client.query_upload(request).await.unwrap().into_inner().committed_bytes;
-    assert!(kept <= 3 << 20, "{kept}");
-    hub.stop().await;
-}
-
 /// What is told to nobody who waits when the journal fails: the process ends,
 /// and the next start finds out what the disk holds.
 #[tokio::test(flavor = "multi_thread")]

@@ -120,24 +120,24 @@ async fn full_fast_uploads_of_many_systems_do_not_outrun_the_mark() -> anyhow::R
     for code in ["G01", "G02", "G03", "G04"] {
         systems.push(hub.ministry(&code.to_lowercase(), &[code]).await?);
     }
-    // 100 MiB of room, and 1.6 GiB on its way
+    // 100 MiB of room, and 360 MiB on their way that each find it free
     let low = axis_hub::limits::DISK_LOW_BYTES;
     let ballast = Ballast::leaving(&place.device.path(), low + 100 * MIB)?;
-    let uploads = systems.iter().flat_map(|system: &Ministry| (0..4u8).map(move |number| (system, number)));
-    let uploads = uploads.map(|(system, number)| async move {
+    let uploads = systems.iter().zip(0u8..).map(|(system, number): (&Ministry, u8)| async move {
         let raw = Raw::at(system.home(), "G01").await?;
         let sha256 = Bytes::copy_from_slice(Digest::of(&[number]).as_bytes());
-        let start = Part::Start(UploadStart { sha256, size: 100 * MIB, offset: 0 });
+        let start = Part::Start(UploadStart { sha256, size: 90 * MIB, offset: 0 });
         let chunk = Bytes::from(vec![number; 1 << 20]);
-        let parts = std::iter::once(start).chain((0..100).map(move |_| Part::Chunk(chunk.clone())));
+        let parts = std::iter::once(start).chain((0..90).map(move |_| Part::Chunk(chunk.clone())));
         let parts = parts.map(|part| UploadRequest { part: Some(part) });
-        let refused = raw.submission().upload(tokio_stream::iter(parts)).await.expect_err("no such room");
-        anyhow::ensure!(is_full(&refused), "{refused:?}");
-        Ok(())
+        // one may find room for all of it, and is not what its digest says then
+        let refused = raw.submission().upload(tokio_stream::iter(parts)).await.expect_err("refused");
+        anyhow::Ok(is_full(&refused))
     });
-    futures_util::future::try_join_all(uploads).await?;
+    let full = futures_util::future::try_join_all(uploads).await?;
+    assert!(full.iter().filter(|full| **full).count() >= 3, "{full:?}");
     let free = free_bytes(&place.device.path())?;
-    println!("free after 1.6 GiB of uploads met 100 MiB of room: {} MiB", free / MIB);
+    println!("free after 360 MiB of uploads met 100 MiB of room: {} MiB", free / MIB);
     assert!(free > low - 20 * MIB, "the mark is passed by {} MiB", (low - free) / MIB);
     ballast.go()?;
     hub.terminate().await?;
