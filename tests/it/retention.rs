@@ -4,8 +4,10 @@ use std::path::Path;
 
 use axis_client::quiet;
 use axis_hub::{
+    archive,
     clock::Clock,
     config::Config,
+    disk::RealDisk,
     limits::{DAY_MS, DOCUMENT_GRACE_MS, UPLOAD_PINNED_MS},
     machine::{Command, query},
 };
@@ -74,6 +76,45 @@ fn large(secret: &str) -> Vec<u8> {
     bytes
 }
 
+/// Copies of the journal's files verify with no hub in reach.
+fn archived(data: &Path, hub: &TestHub) -> anyhow::Result<()> {
+    let copy = tempfile::tempdir()?;
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(data.join("journal"))? {
+        let entry = entry?;
+        let path = copy.path().join(entry.file_name());
+        std::fs::copy(entry.path(), &path)?;
+        files.push(path);
+    }
+    files.sort();
+    anyhow::ensure!(files.len() == 2, "the one that was ended, and the last");
+    let (tree, verifier) = (data.join("tree"), hub.verifier());
+    let look = |files: &[std::path::PathBuf], tree| archive::verify(&RealDisk, files, Some(&verifier), tree);
+    let both = look(&files, None)?;
+    assert!(both.roots_proven && both.signatures_proven && both.erased > 0 && both.cargo > 0);
+    let alone = look(&files[1..], None)?;
+    assert!(!alone.roots_proven && alone.signatures_proven);
+    let alone = look(&files[1..], Some(&tree))?;
+    assert!(alone.roots_proven && alone.first_sequence > 0);
+    assert_eq!(alone.first_sequence + alone.records, both.records);
+    // another's tree proves nothing
+    let other = copy.path().join("tree");
+    std::fs::create_dir(&other)?;
+    for entry in std::fs::read_dir(&tree)? {
+        let entry = entry?;
+        let mut bytes = std::fs::read(entry.path())?;
+        bytes.iter_mut().for_each(|byte| *byte ^= 1);
+        std::fs::write(other.join(entry.file_name()), bytes)?;
+    }
+    let error = look(&files[1..], Some(&other)).unwrap_err().to_string();
+    assert!(error.contains("the root is not that of the records"), "{error}");
+    let mut bytes = std::fs::read(&files[0])?;
+    bytes[6_000] ^= 1;
+    std::fs::write(&files[0], bytes)?;
+    assert!(look(&files, None).is_err());
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn settled_then_erased_then_forgotten_and_the_undelivered_untouched() -> anyhow::Result<()> {
     let mut hub = forgetful().await?;
@@ -117,6 +158,8 @@ async fn settled_then_erased_then_forgotten_and_the_undelivered_untouched() -> a
     for secret in ["mật-đang-chờ", "tệp-đang-chờ"] {
         assert!(holds(&data, secret.as_bytes())?, "{secret}");
     }
+
+    archived(&data, &hub)?;
 
     // proofs are what they were, also from a state that is made again
     for receipt in [&settled.receipt, &answer.receipt] {

@@ -219,22 +219,27 @@ fn copy_directory(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads and hashes every document that a delivery still needs.
+/// Reads and hashes every document that a delivery still needs, and looks
+/// whether those are there that a kept envelope names.
 fn documents(
     data: &Path,
     disk: &Arc<dyn Disk>,
     replayed: &MemoryState,
     report: &mut Report,
 ) -> io::Result<()> {
-    let needed = read_once(replayed, machine::query::documents_needed);
-    if needed.is_empty() {
+    let (needed, named) = read_once(replayed, |read| {
+        (machine::query::documents_needed(read), machine::query::documents_named(read))
+    });
+    if named.is_empty() {
         return Ok(());
     }
     let vault = Vault::open(Arc::clone(disk), &data.join("vault"))?;
-    for (sha256, size) in needed {
-        report.documents += 1;
+    for (sha256, size) in named {
         let read = vault.open_document(&sha256).and_then(|document| {
-            document.verify()?;
+            if needed.contains_key(&sha256) {
+                report.documents += 1;
+                document.verify()?;
+            }
             Ok(document.size())
         });
         match read {

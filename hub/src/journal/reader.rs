@@ -254,7 +254,7 @@ impl Shared {
 
     /// Where to read a sequence from. The file is opened under the lock: the
     /// point would not fit one that was written anew.
-    fn begin(&self, sequence: u64) -> io::Result<Option<(Point, Segment, Arc<dyn DiskFile>)>> {
+    fn begin(&self, sequence: u64) -> io::Result<Option<Beginning>> {
         let places = self.places();
         let Some(point) = places.index.find(sequence) else { return Ok(None) };
         let segment = places.segments[point.segment].clone();
@@ -306,6 +306,9 @@ impl JournalReader for Shared {
         if sequence >= self.size() { Ok(()) } else { self.read(sequence, visit) }
     }
 }
+
+/// Where reading begins: the place, its segment, and that, open.
+type Beginning = (Point, Segment, Arc<dyn DiskFile>);
 
 impl Places {
     /// The sequences of a segment.

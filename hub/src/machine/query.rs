@@ -640,10 +640,22 @@ pub fn documents_needed(read: &dyn Read) -> BTreeMap<Digest, u64> {
         packed.push((number(&key[1..]), value.to_vec()));
         ControlFlow::Continue(())
     });
-    packed.retain(|(sequence, _)| {
-        envelope(read, *sequence).is_some_and(|row| row.settled_count < row.recipient_count)
+    packed.retain(|(sequence, _)| envelope(read, *sequence).is_some_and(|row| !row.is_settled()));
+    unpacked(packed.iter().flat_map(|(_, documents)| documents.chunks_exact(40)))
+}
+
+/// Documents in the vault that a kept envelope names, with their sizes, each
+/// once.
+pub fn documents_named(read: &dyn Read) -> BTreeMap<Digest, u64> {
+    let mut packed: Vec<u8> = Vec::new();
+    read.scan(b"x", &key::end_of(b"x"), &mut |_, value| {
+        packed.extend_from_slice(value);
+        ControlFlow::Continue(())
     });
-    let documents = packed.iter().flat_map(|(_, documents)| documents.chunks_exact(40));
+    unpacked(packed.chunks_exact(40))
+}
+
+fn unpacked<'a>(documents: impl Iterator<Item = &'a [u8]>) -> BTreeMap<Digest, u64> {
     documents
         .filter_map(|document| Some((Digest::from_slice(&document[..32]).ok()?, number(&document[32..]))))
         .collect()

@@ -119,7 +119,7 @@ impl Retention {
         self.purges(if minutes == 0 { lately } else { Millis::MAX }).await?;
         self.journal(limits::RETENTION_SEGMENTS, &mut done).await?;
         self.documents(1, &mut done).await?;
-        if minutes % 60 == 0 {
+        if minutes.is_multiple_of(60) {
             self.feeds(&mut done).await?;
             self.grants().await?;
             self.uploads(&mut done).await?;
