@@ -3,8 +3,10 @@
 //!
 //! ```text
 //! bench seed-journal N --dir HUB     a hub with N envelopes that wait
+//! bench hostile                      the honest beside each kind of attack
 //! ```
 
+mod hostile;
 mod seed;
 
 use std::process::ExitCode;
@@ -22,11 +24,14 @@ struct Args {
 enum Command {
     /// Make a hub with a long past, or add to one that was made so
     SeedJournal(seed::Args),
+    /// Latencies of honest systems, alone and beside hostile ones
+    Hostile(hostile::Args),
 }
 
 fn main() -> ExitCode {
     let outcome = match Args::parse().command {
         Command::SeedJournal(args) => seed::run(&args),
+        Command::Hostile(args) => hostile::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

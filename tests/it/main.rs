@@ -3,8 +3,10 @@
 mod architecture;
 mod backup;
 mod concurrency;
+mod corpora;
 mod crash;
 mod exchange;
+mod hostile;
 mod mailbox;
 mod real_disk;
 mod reconcile;

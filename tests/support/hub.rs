@@ -23,6 +23,7 @@ pub struct TestHub {
     verifier_key: String,
     clock: Clock,
     hub: Option<Hub>,
+    change: fn(&mut Config),
 }
 
 impl TestHub {
@@ -33,10 +34,15 @@ impl TestHub {
 
     /// Makes a hub and starts it, with this clock.
     pub async fn start_with(clock: Clock) -> anyhow::Result<Self> {
+        Self::start_changed(clock, |_| {}).await
+    }
+
+    /// Makes a hub and starts it, with settings that were changed.
+    pub async fn start_changed(clock: Clock, change: fn(&mut Config)) -> anyhow::Result<Self> {
         crate::log();
         let dir = TempDir::new()?;
         let verifier_key = make(&dir.path().join("hub"), &clock)?;
-        let mut hub = Self { dir, verifier_key, clock, hub: None };
+        let mut hub = Self { dir, verifier_key, clock, hub: None, change };
         hub.resume().await?;
         Ok(hub)
     }
@@ -49,7 +55,7 @@ impl TestHub {
         let path = dir.path().join("hub");
         let seeded = tokio::task::spawn_blocking(move || crate::seed::seed(&path, &plan, &mut |_| {}));
         let verifier_key = seeded.await??.verifier_key;
-        let mut hub = Self { dir, verifier_key, clock: Clock::system(), hub: None };
+        let mut hub = Self { dir, verifier_key, clock: Clock::system(), hub: None, change: |_| {} };
         hub.resume().await?;
         Ok(hub)
     }
@@ -94,7 +100,8 @@ impl TestHub {
 
     /// Starts it again where it stopped, on the same ports.
     pub async fn resume(&mut self) -> anyhow::Result<()> {
-        let config = Config::load(&self.path())?;
+        let mut config = Config::load(&self.path())?;
+        (self.change)(&mut config);
         let hub = Hub::start(config, self.clock.clone()).await.context("starting the hub")?;
         pin_ports(&self.path())?;
         self.hub = Some(hub);

@@ -3,6 +3,7 @@
 
 pub mod admin;
 mod device;
+pub mod frames;
 mod hub;
 mod load;
 mod ministry;
@@ -18,7 +19,7 @@ pub use hub::{TestHub, check};
 pub use load::{Load, Lost, Told};
 pub use ministry::{Ministry, code, impatient};
 pub use process::{HubProcess, binary, run_hub};
-pub use raw::{Raw, refusal_of};
+pub use raw::{Raw, refusal_of, tls};
 
 /// Longest that a condition may take to come true, also on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -46,6 +46,19 @@ impl HubProcess {
         Ok(hub)
     }
 
+    /// Makes a hub and starts it, with these `tracing` directives.
+    pub async fn start_logging(filter: &str) -> anyhow::Result<Self> {
+        let mut hub = Self::start().await?;
+        hub.terminate().await?;
+        let settings = hub.path().join("hub.toml");
+        let text = std::fs::read_to_string(&settings)?;
+        let changed = text.replace("filter = \"info\"", &format!("filter = \"{filter}\""));
+        anyhow::ensure!(changed != text, "hub.toml says what is logged");
+        std::fs::write(&settings, changed)?;
+        hub.resume().await?;
+        Ok(hub)
+    }
+
     /// The hub's directory.
     pub fn path(&self) -> PathBuf {
         self.hub.clone()
@@ -158,6 +171,19 @@ impl HubProcess {
     /// Looks at everything it holds; it must not run.
     pub fn check(&self) -> anyhow::Result<axis_hub::fsck::Report> {
         check(&self.path(), self.verifier())
+    }
+
+    /// The most memory that it ever had resident, in KiB.
+    pub fn peak_kib(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.as_ref()?.id())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        line.trim().trim_end_matches("kB").trim().parse().ok()
+    }
+
+    /// All that it logged.
+    pub fn log(&self) -> String {
+        let log = std::fs::read(self.dir.path().join("hub.log")).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
     }
 
     /// The end of what it logged.

@@ -40,10 +40,16 @@ pub struct Raw {
 impl Raw {
     /// With the identity that an enrolled home holds.
     pub async fn at(home: &Path, agency: &str) -> anyhow::Result<Self> {
+        Self::with_window(home, agency, None).await
+    }
+
+    /// The same, with so many bytes that the hub may send before they are
+    /// read.
+    pub async fn with_window(home: &Path, agency: &str, window: Option<u32>) -> anyhow::Result<Self> {
         let profile: toml::Table = std::fs::read_to_string(home.join("axis.toml"))?.parse()?;
         let address =
             profile.get("hub_address").and_then(toml::Value::as_str).context("hub_address")?.to_owned();
-        let channel = connect(home, address).await?;
+        let channel = connect(home, address, window).await?;
         let key = SigningKey::from_pem(&std::fs::read_to_string(home.join("signing.pem"))?)?;
         Ok(Self { channel, key, agency: agency.to_owned() })
     }
@@ -90,20 +96,30 @@ impl Raw {
     }
 }
 
-async fn connect(home: &Path, address: String) -> anyhow::Result<Channel> {
+/// The client's side of TLS with what an enrolled home holds: who may be
+/// called, and, of `identity`, who calls.
+pub fn tls(home: &Path, identity: Option<&Path>) -> anyhow::Result<Arc<ClientConfig>> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(home.join("authority.pem"))?)?;
-    let identity = home.join("tls.pem");
-    let chain: Vec<CertificateDer<'static>> =
-        CertificateDer::pem_file_iter(&identity)?.collect::<Result<_, _>>()?;
-    let key = PrivateKeyDer::from_pem_file(&identity)?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_root_certificates(roots)
-        .with_client_auth_cert(chain, key)?;
+        .with_root_certificates(roots);
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
+        Some(home) => {
+            let identity = home.join("tls.pem");
+            let chain = CertificateDer::pem_file_iter(&identity)?.collect::<Result<_, _>>()?;
+            builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_file(&identity)?)?
+        }
+    };
     config.alpn_protocols = vec![b"h2".to_vec()];
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    Ok(Arc::new(config))
+}
+
+async fn connect(home: &Path, address: String, window: Option<u32>) -> anyhow::Result<Channel> {
+    let config = tls(home, Some(home))?;
+    let connector = tokio_rustls::TlsConnector::from(config);
     let (host, _) = address.rsplit_once(':').context("host:port")?;
     let name = ServerName::try_from(host.to_owned())?;
     let target = address.clone();
@@ -114,7 +130,8 @@ async fn connect(home: &Path, address: String) -> anyhow::Result<Channel> {
             Ok::<_, std::io::Error>(TokioIo::new(connector.connect(name, stream).await?))
         }
     });
-    Ok(Endpoint::from_shared(format!("http://{address}"))?.connect_with_connector_lazy(connect))
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))?.initial_stream_window_size(window);
+    Ok(endpoint.connect_with_connector_lazy(connect))
 }
 
 /// The reason and the violations (field, description) that a status carries.

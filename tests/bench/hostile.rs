@@ -1,0 +1,330 @@
+//! What honest systems notice of hostile ones: their latencies on a real hub,
+//! alone and beside each kind of attack. Asserts nothing; `tests/it/hostile.rs`
+//! does.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use axis_proto::{
+    envelope::v1::Acknowledgement,
+    hub::v1::{
+        AcknowledgeRequest, Credit, Delivery, ReceiveRequest, ReceiveStart, SubmitRequest,
+        SubmitStreamRequest, receive_request::Part as Say, receive_response::Part as Heard,
+    },
+    seal::{PayloadType, seal},
+};
+use axis_tests::{
+    HubProcess, Raw,
+    frames::{END_HEADERS, Frames, call, frame, kind},
+};
+use bytes::Bytes;
+use prost::Message as _;
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, sync::mpsc, task::JoinSet};
+use tokio_stream::wrappers::ReceiverStream;
+
+/// Honest pairs, each sending one letter after the other.
+const PAIRS: usize = 4;
+const SUBMIT: &str = "/axis.hub.v1.SubmissionService/Submit";
+
+/// How it is run.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Seconds of each situation
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// Print the figures as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// An attack on a hub at an address, with the identity in a home, until told
+/// to stop; counts what it got done.
+type Attack = fn(Arc<Target>) -> JoinSet<()>;
+
+const ATTACKS: [(&str, Attack); 6] = [
+    ("nobody else", |_| JoinSet::new()),
+    ("300 handshakes that never end", loris),
+    ("a flood of frames that are refused", frames),
+    ("32 messages of 2 MiB that never end", endless),
+    ("16 streams whose answers nobody reads", unread),
+    ("a flood of true submissions, 128 at once", flood),
+];
+
+struct Target {
+    address: String,
+    home: PathBuf,
+    stop: AtomicBool,
+    done: AtomicU64,
+}
+
+impl Target {
+    fn goes_on(&self) -> bool {
+        self.done.fetch_add(1, Ordering::Relaxed);
+        !self.stop.load(Ordering::Relaxed)
+    }
+}
+
+/// What honest pairs saw in one situation.
+#[derive(Debug)]
+struct Figures {
+    situation: &'static str,
+    letters: usize,
+    submit_p50_us: u64,
+    submit_p99_us: u64,
+    delivered_p50_us: u64,
+    delivered_p99_us: u64,
+    attacks: u64,
+    hub_peak_kib: u64,
+}
+
+/// Runs it on a hub of its own.
+///
+/// # Errors
+/// If an honest system is not served.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    tokio::runtime::Runtime::new()?.block_on(all(args))
+}
+
+async fn all(args: &Args) -> anyhow::Result<()> {
+    let hub = HubProcess::start().await?;
+    let hostile = hub.ministry("hostile", &["H99"]).await?;
+    let mut pairs = Vec::new();
+    for number in 0..PAIRS {
+        let (from, to) = (format!("H1{number}"), format!("H2{number}"));
+        let sender = hub.ministry(&format!("sender-{number}"), &[&from]).await?;
+        let receiver = hub.ministry(&format!("receiver-{number}"), &[&to]).await?;
+        pairs.push((Raw::at(sender.home(), &from).await?, Raw::at(receiver.home(), &to).await?));
+    }
+    let addresses: toml::Table = std::fs::read_to_string(hub.path().join("addresses.toml"))?.parse()?;
+    let address = addresses["systems"].as_str().context("an address")?.to_owned();
+    let pairs: Vec<_> = pairs.into_iter().map(Arc::new).collect();
+    let mut all = Vec::new();
+    for (situation, attack) in ATTACKS {
+        eprintln!("{situation} …");
+        let target = Arc::new(Target {
+            address: address.clone(),
+            home: hostile.home().to_owned(),
+            stop: AtomicBool::new(false),
+            done: AtomicU64::new(0),
+        });
+        let mut attackers = attack(target.clone());
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let mut honest = JoinSet::new();
+        for pair in &pairs {
+            honest.spawn(letters(pair.clone(), Duration::from_secs(args.seconds)));
+        }
+        let mut times = Vec::new();
+        while let Some(found) = honest.join_next().await {
+            times.extend(found??);
+        }
+        target.stop.store(true, Ordering::Relaxed);
+        attackers.abort_all();
+        while attackers.join_next().await.is_some() {}
+        let attacks = target.done.load(Ordering::Relaxed);
+        all.push(figures(situation, times, attacks, hub.peak_kib().unwrap_or(0)));
+    }
+    hub.finish().await?;
+    match args.json {
+        true => all.iter().for_each(|one| println!("{}", one.json())),
+        false => print(&all),
+    }
+    Ok(())
+}
+
+impl Figures {
+    fn json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "situation": self.situation,
+            "letters": self.letters,
+            "submit_us": { "p50": self.submit_p50_us, "p99": self.submit_p99_us },
+            "delivered_us": { "p50": self.delivered_p50_us, "p99": self.delivered_p99_us },
+            "attacks": self.attacks,
+            "hub_peak_kib": self.hub_peak_kib,
+        })
+    }
+}
+
+fn print(all: &[Figures]) {
+    println!("| beside | letters | submit p50, p99 ms | delivered p50, p99 ms | attacks | hub's peak MiB |");
+    println!("|---|---|---|---|---|---|");
+    let ms = |us: u64| us as f64 / 1e3;
+    for one in all {
+        println!(
+            "| {} | {} | {:.1}, {:.1} | {:.1}, {:.1} | {} | {} |",
+            one.situation,
+            one.letters,
+            ms(one.submit_p50_us),
+            ms(one.submit_p99_us),
+            ms(one.delivered_p50_us),
+            ms(one.delivered_p99_us),
+            one.attacks,
+            one.hub_peak_kib / 1024,
+        );
+    }
+}
+
+fn figures(situation: &'static str, mut times: Vec<(u64, u64)>, attacks: u64, hub_peak_kib: u64) -> Figures {
+    let letters = times.len();
+    let mut at = |share: usize, of: fn(&(u64, u64)) -> u64| {
+        times.sort_unstable_by_key(of);
+        times.get(letters.saturating_sub(1) * share / 100).map_or(0, of)
+    };
+    Figures {
+        situation,
+        letters,
+        submit_p50_us: at(50, |time| time.0),
+        submit_p99_us: at(99, |time| time.0),
+        delivered_p50_us: at(50, |time| time.1),
+        delivered_p99_us: at(99, |time| time.1),
+        attacks,
+        hub_peak_kib,
+    }
+}
+
+/// One letter after the other: microseconds to the receipt, and to the
+/// recipient.
+async fn letters(pair: Arc<(Raw, Raw)>, time: Duration) -> anyhow::Result<Vec<(u64, u64)>> {
+    let (sender, receiver) = &*pair;
+    let (say, said) = mpsc::channel(8);
+    let start = ReceiveStart { accounted_to: 0, credit: 1, lease_duration_ms: 0 };
+    say.send(ReceiveRequest { part: Some(Say::Start(start)) }).await?;
+    let mut heard = receiver.mailbox().receive(ReceiverStream::new(said)).await?.into_inner();
+    let (mut times, began) = (Vec::new(), Instant::now());
+    while began.elapsed() < time {
+        let file = Bytes::from_static(b"Kinh gui");
+        let sealed_envelope = Some(sender.seal(&sender.envelope(&receiver.agency, &file)));
+        let request = SubmitRequest { sealed_envelope, documents: vec![file] };
+        let sent = Instant::now();
+        sender.submission().submit(request).await?;
+        let submitted = sent.elapsed();
+        let delivery = loop {
+            let message = heard.message().await?.context("the stream ended")?;
+            if let Some(Heard::Delivery(delivery)) = message.part {
+                break delivery;
+            }
+        };
+        times.push((submitted.as_micros() as u64, sent.elapsed().as_micros() as u64));
+        receiver.mailbox().acknowledge(acknowledgement(receiver, &delivery)).await?;
+        say.send(ReceiveRequest { part: Some(Say::Credit(Credit { deliveries: 1 })) }).await?;
+    }
+    Ok(times)
+}
+
+fn acknowledgement(receiver: &Raw, delivery: &Delivery) -> AcknowledgeRequest {
+    let acknowledgement = Acknowledgement {
+        hub_id: "truc.test".into(),
+        delivery_id: delivery.delivery_id.clone(),
+        envelope_digest: delivery.envelope_digest.clone(),
+        recipient: receiver.agency.clone(),
+        mailbox_sequence: delivery.mailbox_sequence,
+        acknowledged_unix_ms: 1,
+        reference: String::new(),
+    };
+    let payload = acknowledgement.encode_to_vec();
+    let sealed = seal(PayloadType::Acknowledgement, payload, &[&receiver.key]);
+    AcknowledgeRequest { sealed_acknowledgement: Some(sealed) }
+}
+
+/// Connections that begin a handshake and never end it, and again when cut.
+fn loris(target: Arc<Target>) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    for _ in 0..300 {
+        let target = target.clone();
+        tasks.spawn(async move {
+            while target.goes_on() {
+                let Ok(mut tcp) = TcpStream::connect(&target.address).await else { return };
+                while tcp.write_all(&[22]).await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                }
+            }
+        });
+    }
+    tasks
+}
+
+/// Requests that are cancelled at once, on connection after connection.
+fn frames(target: Arc<Target>) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    for _ in 0..2 {
+        let target = target.clone();
+        tasks.spawn(async move {
+            while target.goes_on() {
+                let (address, home) = (&target.address, &target.home);
+                let Ok(mut frames) = Frames::greet(address, home, Some(home)).await else { continue };
+                let headers = call(SUBMIT);
+                for number in 0.. {
+                    let begin = frame(kind::HEADERS, END_HEADERS, 2 * number + 1, &headers);
+                    let cancel = frame(kind::RST_STREAM, 0, 2 * number + 1, &8_u32.to_be_bytes());
+                    if !target.goes_on() || frames.raw(&[begin, cancel].concat()).await.is_err() {
+                        break;
+                    }
+                }
+            }
+        });
+    }
+    tasks
+}
+
+/// Messages of which but the first byte ever comes.
+fn endless(target: Arc<Target>) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let (address, home) = (&target.address, &target.home);
+        let Ok(mut frames) = Frames::greet(address, home, Some(home)).await else { return };
+        for number in 0..32 {
+            target.goes_on();
+            let begin = frame(kind::HEADERS, END_HEADERS, 2 * number + 1, &call(SUBMIT));
+            let part = frame(kind::DATA, 0, 2 * number + 1, &[0, 0, 0x1f, 0xff, 0xf0, 10]);
+            let _closed = frames.raw(&[begin, part].concat()).await;
+        }
+        while frames.next().await.is_some() {}
+    });
+    tasks
+}
+
+/// Streams of submissions whose answers are never read.
+fn unread(target: Arc<Target>) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    for _ in 0..16 {
+        let target = target.clone();
+        tasks.spawn(async move {
+            let Ok(raw) = Raw::at(&target.home, "H99").await else { return };
+            let file = Bytes::from(vec![7; 60_000]);
+            let sealed_envelope = Some(raw.seal(&raw.envelope("H99", &file)));
+            let submission = SubmitRequest { sealed_envelope, documents: vec![file] };
+            while target.goes_on() {
+                let (say, said) = mpsc::channel(1);
+                let stream = raw.submission().submit_stream(ReceiverStream::new(said)).await;
+                let request = || SubmitStreamRequest { tag: 0, submission: Some(submission.clone()) };
+                while target.goes_on() && say.send(request()).await.is_ok() {}
+                drop(stream);
+            }
+        });
+    }
+    tasks
+}
+
+/// As much as it may send, and then some.
+fn flood(target: Arc<Target>) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    for _ in 0..128 {
+        let target = target.clone();
+        tasks.spawn(async move {
+            let Ok(raw) = Raw::at(&target.home, "H99").await else { return };
+            while target.goes_on() {
+                let file = Bytes::from_static(b"Kinh gui");
+                let sealed_envelope = Some(raw.seal(&raw.envelope("H99", &file)));
+                let request = SubmitRequest { sealed_envelope, documents: vec![file] };
+                let _refused = raw.submission().submit(request).await;
+            }
+        });
+    }
+    tasks
+}

@@ -1,0 +1,512 @@
+//! Clients that are broken or mean harm, beside honest ones: they lose their
+//! own connection, and nobody else's work waits for it.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use axis_client::{Outgoing, ReceiveOptions, quiet};
+use axis_hub::{clock::Clock, config::Config, limits};
+use axis_proto::{
+    admin::v1::SetSystemStateRequest,
+    envelope::v1::Priority,
+    hub::v1::{
+        Credit, GetInfoRequest, Reason, ReceiveRequest, ReceiveStart, SubmitRequest,
+        hub_service_client::HubServiceClient, receive_request::Part as Say, receive_response::Part as Heard,
+    },
+    record::v1::SystemState,
+};
+use axis_tests::{
+    HubProcess, Ministry, PATIENCE, Raw, TestHub, admin,
+    frames::{END_HEADERS, END_STREAM, Frames, PREFACE, call, frame, header, kind},
+    refusal_of,
+};
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::mpsc,
+    time::timeout,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic_types::StatusExt as _;
+
+const SUBMIT: &str = "/axis.hub.v1.SubmissionService/Submit";
+
+/// A hub with an honest pair, `vpcp` (G22) who sends and `byt` (G18) who
+/// receives, and `hostile` (H53), who is enrolled like them.
+struct Situation {
+    hub: TestHub,
+    vpcp: Ministry,
+    byt: Ministry,
+    hostile: Ministry,
+}
+
+impl Situation {
+    async fn new(change: fn(&mut Config)) -> anyhow::Result<Self> {
+        let hub = TestHub::start_changed(Clock::system(), change).await?;
+        let vpcp = hub.ministry("vpcp", &["G22"]).await?;
+        let byt = hub.ministry("byt", &["G18"]).await?;
+        let hostile = hub.ministry("hostile", &["H53"]).await?;
+        Ok(Self { hub, vpcp, byt, hostile })
+    }
+
+    fn systems(&self) -> String {
+        self.hub.hub().addresses().systems.to_string()
+    }
+
+    async fn frames(&self) -> anyhow::Result<Frames> {
+        Frames::greet(&self.systems(), self.hostile.home(), Some(self.hostile.home())).await
+    }
+
+    /// One letter from end to end: the honest are served, and soon.
+    async fn honest(&self) -> anyhow::Result<()> {
+        let began = Instant::now();
+        let mut deliveries = self.byt.follow().await?;
+        self.vpcp.send(self.vpcp.letter(&["G18"], "như thường")).await?;
+        let received = self.byt.next(&mut deliveries).await?;
+        received.ack("nhận").await?;
+        assert!(began.elapsed() < Duration::from_secs(10), "it took {:?}", began.elapsed());
+        Ok(())
+    }
+
+    fn taken(&self) -> usize {
+        self.hub.hub().context().room.taken()
+    }
+}
+
+/// What comes back on a plain connection after these bytes, until it ends.
+async fn answer(address: &str, bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let mut tcp = TcpStream::connect(address).await?;
+    let _closed_already = tcp.write_all(bytes).await;
+    let mut answer = Vec::new();
+    let _reset = timeout(PATIENCE, tcp.read_to_end(&mut answer)).await.context("it never ends")?;
+    Ok(answer)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_unknown_gets_no_further_than_the_handshake() -> anyhow::Result<()> {
+    let situation = Situation::new(|config| config.patience.handshake = Duration::from_secs(2)).await?;
+    let other = TestHub::start().await?;
+    let foreign = other.ministry("vpcp", &["G22"]).await?;
+    let addresses = situation.hub.hub().addresses().clone();
+    let request = [PREFACE, &frame(kind::SETTINGS, 0, 0, &[])].concat();
+    let garbage = [0x5a; 600];
+    // without TLS there is an alert at most, on both listeners
+    for address in [addresses.systems, addresses.enrolment] {
+        for bytes in [&request[..], b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n", &garbage] {
+            let answer = answer(&address.to_string(), bytes).await?;
+            assert!(answer.len() <= 7 && answer.first().is_none_or(|first| *first == 21), "{answer:?}");
+        }
+    }
+    // without a certificate, and with another authority's, HTTP/2 is not heard
+    let faults = || situation.hub.hub().context().metrics.text(&Default::default());
+    let refused = |text: String| text.lines().filter(|line| line.contains("axis_refusals_total")).count();
+    let before = refused(faults());
+    for identity in [None, Some(foreign.home())] {
+        let systems = addresses.systems.to_string();
+        let Ok(mut frames) = Frames::connect(&systems, situation.vpcp.home(), identity).await else {
+            continue;
+        };
+        let _closed_already = frames.raw(&request).await;
+        let _closed_already = frames.send(kind::HEADERS, END_HEADERS, 1, &call(SUBMIT)).await;
+        let _closed_already = frames.send(kind::DATA, END_STREAM, 1, &[0; 50]).await;
+        let heard = timeout(PATIENCE, frames.next()).await.context("it never ends")?;
+        assert_eq!(heard, None, "with {identity:?}");
+    }
+    assert_eq!(situation.hub.hub().context().connections.count(), 0, "nobody is connected");
+    assert_eq!(refused(faults()), before, "no call was made");
+    // on the listener for enrolment there is enrolment, and nothing else
+    let enrolment = addresses.enrolment.to_string();
+    let mut frames = Frames::greet(&enrolment, situation.vpcp.home(), None).await?;
+    let paths = [
+        SUBMIT,
+        "/axis.hub.v1.HubService/GetInfo",
+        "/grpc.health.v1.Health/Check",
+        "/axis.hub.v1.EnrolmentService/Enrol",
+    ];
+    for (stream, path) in (1..).step_by(2).zip(paths) {
+        frames.send(kind::HEADERS, END_HEADERS, stream, &call(path)).await?;
+        let garbage = [&[0, 0, 0, 0, 20][..], &[0xff; 20]].concat();
+        frames.send(kind::DATA, END_STREAM, stream, &garbage).await?;
+        let answer = frames.until(kind::HEADERS, stream).await.context("an answer")?;
+        assert!(answer.flags & END_STREAM != 0, "{path} is refused and answers nothing");
+    }
+    situation.honest().await?;
+    situation.hub.finish().await?;
+    other.finish().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_suspended_reaches_no_decoder() -> anyhow::Result<()> {
+    let situation = Situation::new(|_| {}).await?;
+    let request = SetSystemStateRequest {
+        system_id: "hostile".into(),
+        state: SystemState::Suspended.into(),
+        remark: "kiểm tra".into(),
+    };
+    situation.hub.admin().await?.set_system_state(request).await?;
+    let raw = Raw::at(situation.hostile.home(), "H53").await?;
+    // what nobody could decode is not looked at
+    let sealed = axis_proto::envelope::v1::SealedEnvelope {
+        payload: vec![0xff; 400_000].into(),
+        ..Default::default()
+    };
+    let request = SubmitRequest { sealed_envelope: Some(sealed), documents: vec![Bytes::new(); 500] };
+    let status = raw.submission().submit(request).await.expect_err("refused");
+    assert_eq!(refusal_of(&status).0, Some(Reason::Suspended));
+    situation.honest().await?;
+    situation.hub.finish().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_silent_after_connecting_is_let_go() -> anyhow::Result<()> {
+    let situation = Situation::new(|config| {
+        config.patience.handshake = Duration::from_millis(400);
+        config.patience.greeting = Duration::from_millis(400);
+        config.patience.operators_idle = Duration::from_millis(400);
+        config.patience.enrolment_life = Duration::from_millis(800);
+    })
+    .await?;
+    let addresses = situation.hub.hub().addresses().clone();
+    let mut waiting = tokio::task::JoinSet::new();
+    // never begins a handshake; begins one a byte at a time; asks for a page so
+    for address in [addresses.systems, addresses.enrolment, addresses.operators] {
+        for bytes in [&b""[..], &[22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3], b"GET / HTTP/1.1\r\nhost: loc"] {
+            waiting.spawn(async move {
+                let mut tcp = TcpStream::connect(address).await.expect("connected");
+                for byte in bytes {
+                    let _closed_already = tcp.write_all(&[*byte]).await;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                let _reset = tcp.read_to_end(&mut Vec::new()).await;
+            });
+        }
+    }
+    // shakes hands and then says nothing, or half a greeting
+    let home = situation.hostile.home().to_owned();
+    for greeting in [&b""[..], &PREFACE[..10]] {
+        let (home, address) = (home.clone(), situation.systems());
+        waiting.spawn(async move {
+            let mut frames = Frames::connect(&address, &home, Some(&home)).await.expect("connected");
+            let _closed_already = frames.raw(greeting).await;
+            while let Some(frame) = frames.next().await {
+                assert_eq!(frame.kind, kind::SETTINGS, "the hub greets, and answers nothing");
+            }
+        });
+    }
+    // somebody who enrols may talk, and not for long
+    let enrolment = addresses.enrolment.to_string();
+    let own = situation.hostile.home().to_owned();
+    waiting.spawn(async move {
+        let mut frames = Frames::greet(&enrolment, &own, None).await.expect("connected");
+        let talking = async {
+            while frames.send(kind::PING, 0, 0, &[7; 8]).await.is_ok() {
+                if frames.until(kind::PING, 0).await.is_none() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        talking.await;
+    });
+    let all = async { while waiting.join_next().await.transpose().expect("no panic").is_some() {} };
+    timeout(PATIENCE, all).await.context("some are still held")?;
+    situation.honest().await?;
+    situation.hub.finish().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_frames_ends_its_own_connection() -> anyhow::Result<()> {
+    let situation = Situation::new(|_| {}).await?;
+    let odd = |number: u32| 2 * number + 1;
+    let headers = call(SUBMIT);
+    let bomb = [&headers[..], &header("x-bomb", &[b'a'; 30_000])].concat();
+    type Attack<'a> = Box<dyn Fn(u32) -> Vec<u8> + 'a>;
+    let attacks: [(&str, u32, Attack<'_>); 4] = [
+        // CVE-2023-44487: requests that are cancelled at once
+        (
+            "rapid reset",
+            30_000,
+            Box::new(|number| {
+                let begin = frame(kind::HEADERS, END_HEADERS, odd(number), &headers);
+                [begin, frame(kind::RST_STREAM, 0, odd(number), &8_u32.to_be_bytes())].concat()
+            }),
+        ),
+        // RUSTSEC-2024-0003: mistakes for which we reset each stream
+        (
+            "resets by mistakes",
+            30_000,
+            Box::new(|number| {
+                let begin = frame(kind::HEADERS, END_HEADERS, odd(number), &headers);
+                [begin, frame(kind::WINDOW_UPDATE, 0, odd(number), &0_u32.to_be_bytes())].concat()
+            }),
+        ),
+        // CVE-2024-27316 and others: headers without an end
+        (
+            "continuation",
+            30_000,
+            Box::new(|number| match number {
+                0 => frame(kind::HEADERS, 0, 1, &headers),
+                _ => frame(kind::CONTINUATION, 0, 1, &header("x", &[b'a'; 1_000])),
+            }),
+        ),
+        (
+            "header bomb",
+            2_000,
+            Box::new(|number| {
+                let (first, rest) = bomb.split_at(16_000);
+                let begin = frame(kind::HEADERS, 0, odd(number), first);
+                [begin, frame(kind::CONTINUATION, END_HEADERS, odd(number), rest)].concat()
+            }),
+        ),
+    ];
+    for (name, count, attack) in attacks {
+        let mut frames = situation.frames().await?;
+        let mut sent = 0;
+        while sent < count && frames.raw(&attack(sent)).await.is_ok() {
+            sent += 1;
+        }
+        if name == "header bomb" {
+            // each is answered with a refusal at once and holds nothing
+            assert!(situation.taken() == 0, "{name}");
+        } else {
+            assert!(frames.ends_within(PATIENCE).await, "{name}: it goes on after {sent}");
+        }
+        situation.honest().await.context(name)?;
+    }
+    // these are answered one at a time, at the peer's own pace: who does not
+    // read the answers is not read either
+    for (name, one) in [
+        ("ping", frame(kind::PING, 0, 0, &[7; 8])),
+        ("settings", frame(kind::SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 100])),
+    ] {
+        let mut frames = situation.frames().await?;
+        let many = one.repeat(1_000);
+        let flood = async { while frames.raw(&many).await.is_ok() {} };
+        let stuck = timeout(Duration::from_millis(500), flood).await;
+        println!("{name}: {}", if stuck.is_err() { "held up" } else { "ended" });
+        situation.honest().await.context(name)?;
+    }
+    situation.hub.finish().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_never_answers_or_never_reads_costs_its_own_credit() -> anyhow::Result<()> {
+    let situation = Situation::new(|_| {}).await?;
+    for number in 0..40 {
+        situation.vpcp.send(situation.vpcp.letter(&["H53"], &format!("thư {number}"))).await?;
+    }
+    let raw = Raw::at(situation.hostile.home(), "H53").await?;
+    let mut held = Vec::new();
+    let mut refused = None;
+    for _ in 0..=limits::RECEIVES_PER_SYSTEM_MAX {
+        let (say, said) = mpsc::channel(2);
+        let start = ReceiveStart { accounted_to: 0, credit: 2, lease_duration_ms: 0 };
+        say.send(ReceiveRequest { part: Some(Say::Start(start)) }).await?;
+        match raw.mailbox().receive(ReceiverStream::new(said)).await {
+            Ok(stream) => held.push((say, stream.into_inner())),
+            Err(status) => refused = Some(status),
+        }
+    }
+    // one stream more than it may have
+    let refused = refused.context("too many streams are refused")?;
+    assert_eq!(refusal_of(&refused).0, Some(Reason::Busy));
+    assert!(refused.get_error_details().retry_info().is_some());
+    // the first reads and never answers: nothing comes beyond its credit
+    let (say, stream) = &mut held[0];
+    let mut deliveries = 0;
+    let reading = async {
+        while let Some(message) = stream.message().await? {
+            deliveries += usize::from(matches!(message.part, Some(Heard::Delivery(_))));
+        }
+        anyhow::Ok(())
+    };
+    assert!(timeout(Duration::from_millis(800), reading).await.is_err(), "the stream stays");
+    assert_eq!(deliveries, 2);
+    say.send(ReceiveRequest { part: Some(Say::Credit(Credit { deliveries: limits::CREDIT_MAX })) }).await?;
+    situation.honest().await?;
+    drop(held);
+    situation.hub.finish().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_days_allowance_ends_and_answers_go_on() -> anyhow::Result<()> {
+    let situation = Situation::new(|config| config.quota.records_per_day = 6).await?;
+    let send = |priority: Priority| {
+        let letter = situation.vpcp.letter(&["G18"], "thư").priority(priority);
+        situation.vpcp.send(letter)
+    };
+    let mut deliveries = situation.byt.follow().await?;
+    let first = situation.vpcp.client.send(situation.vpcp.letter(&["G18"], "một"), &quiet).await?;
+    send(Priority::Normal).await?;
+    send(Priority::Normal).await?;
+    // each was a record and a recipient's; the next waits for hours
+    let raw = Raw::at(situation.vpcp.home(), "G22").await?;
+    let submission = |priority: Priority| {
+        let mut envelope = raw.envelope("G18", b"file");
+        envelope.priority = priority.into();
+        let sealed_envelope = Some(raw.seal(&envelope));
+        SubmitRequest { sealed_envelope, documents: vec![Bytes::from_static(b"file")] }
+    };
+    let status = raw.submission().submit(submission(Priority::Normal)).await.expect_err("refused");
+    assert_eq!(refusal_of(&status).0, Some(Reason::Quota));
+    let retry = status.get_error_details().retry_info().and_then(|info| info.retry_delay);
+    assert!(retry.is_some_and(|delay| delay > Duration::from_secs(3_600)), "{retry:?}");
+    // urgent ones have an allowance of their own
+    let urgent = submission(Priority::Express);
+    let receipt = raw.submission().submit(urgent.clone()).await?.into_inner();
+    let again = raw.submission().submit(urgent).await?.into_inner();
+    assert!(again.duplicate && again.receipt == receipt.receipt, "what was accepted stays answered");
+    // and no answer of a recipient is ever refused by it
+    for _ in 0..4 {
+        situation.byt.next(&mut deliveries).await?.ack("nhận").await?;
+    }
+    let info = HubServiceClient::new(raw.channel.clone()).get_info(GetInfoRequest {}).await?.into_inner();
+    assert_eq!((info.limits["day_records_count"], info.limits["day_bytes"]), (6, limits::BYTES_PER_DAY));
+    drop((deliveries, first));
+    situation.hub.finish().await?;
+    Ok(())
+}
+
+/// Bytes by which a secret is looked for first.
+const BEGINNING: usize = 8;
+
+/// A text in the forms in which it could be logged.
+fn forms(what: &str, bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
+    use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD as BASE64};
+    let mut forms = vec![
+        (format!("{what}, as it is"), bytes.to_vec()),
+        (format!("{what}, in hex"), hex::encode(bytes).into_bytes()),
+        (format!("{what}, in upper hex"), hex::encode_upper(bytes).into_bytes()),
+        (format!("{what}, as a list"), format!("{bytes:?}").trim_matches(['[', ']']).as_bytes().to_vec()),
+    ];
+    for shift in 0..3 {
+        // base64 of the same bytes depends on where they begin
+        let coded = BASE64.encode([&vec![0; shift][..], bytes].concat());
+        let whole = &coded[(shift * 8).div_ceil(6)..coded.len() - 1];
+        forms.push((format!("{what}, in base64 from {shift}"), whole.as_bytes().to_vec()));
+    }
+    forms
+}
+
+/// The secrets in a PEM file: the bytes behind its label.
+fn pem(path: PathBuf) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
+    let text = std::fs::read_to_string(&path)?;
+    let mut found = Vec::new();
+    for part in text.split("-----BEGIN ").skip(1) {
+        if !part.contains("PRIVATE KEY") {
+            continue;
+        }
+        let lines: Vec<&str> = part.lines().skip(1).take_while(|line| !line.starts_with("-----")).collect();
+        let name = format!("the key of {}", path.display());
+        let whole = lines.iter().filter(|line| line.len() > 16);
+        found.extend(whole.map(|line| (name.clone(), line.as_bytes().to_vec())));
+        use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+        let der = BASE64.decode(lines.concat())?;
+        // PKCS#8 of both kinds has the secret behind its first bytes
+        let secret = &der[der.len().min(36)..der.len().min(66)];
+        found.extend(forms(&name, if secret.len() > 8 { secret } else { &der[16..] }));
+    }
+    anyhow::ensure!(!found.is_empty(), "{} holds no key", path.display());
+    Ok(found)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_logged_and_shown_holds_neither_content_nor_keys() -> anyhow::Result<()> {
+    let mut hub = HubProcess::start_logging("trace").await?;
+    let token = admin::add_system(&mut hub.admin().await?, "vpcp", &["G22"]).await?;
+    let vpcp = Ministry::enrol(&hub.path().with_file_name("vpcp"), &token).await?;
+    let byt = hub.ministry("byt", &["G18"]).await?;
+    let content = b"NOI-DUNG-MAT-8fd1c2".to_vec();
+    let large: Vec<u8> = content.iter().copied().cycle().take(300_000).collect();
+    let subject = "TRICH-YEU-MAT-77ab".to_owned();
+    let letter = || {
+        Outgoing::new(vpcp.agency(), &subject)
+            .to(byt.agency())
+            .bytes("TEN-TEP-MAT-31.txt", content.clone())
+            .bytes("lớn.bin", large.clone())
+    };
+    vpcp.send(letter()).await?;
+    let mut deliveries = byt.client.receive(ReceiveOptions::following()).await?;
+    let received = byt.next(&mut deliveries).await?;
+    received.ack("SO-DEN-MAT-5512").await?;
+    // refusals: a bad signature, a bad shape, a bad token, a lost lease
+    let raw = Raw::at(vpcp.home(), "G22").await?;
+    let mut sealed = raw.seal(&raw.envelope("G18", &content));
+    sealed.signatures[0].sig = vec![1; 64].into();
+    let bad = SubmitRequest { sealed_envelope: Some(sealed), documents: vec![content.clone().into()] };
+    raw.submission().submit(bad).await.expect_err("refused");
+    let odd = raw.seal(&raw.envelope("khong co", &content));
+    let odd = SubmitRequest { sealed_envelope: Some(odd), documents: vec![content.clone().into()] };
+    raw.submission().submit(odd).await.expect_err("refused");
+    let second = hub.path().with_file_name("second");
+    Ministry::enrol(&second, &token).await.map(drop).expect_err("a token opens once");
+    // and a fault: the vault has lost the document
+    vpcp.send(letter()).await?;
+    std::fs::remove_dir_all(hub.path().join("data/vault/objects"))?;
+    let received = byt.next(&mut deliveries).await?;
+    let into = hub.path().with_file_name("received");
+    let lost = timeout(Duration::from_secs(3), received.save(&into, &quiet)).await;
+    assert!(!matches!(lost, Ok(Ok(_))), "the document is gone");
+
+    let addresses: toml::Table = std::fs::read_to_string(hub.path().join("addresses.toml"))?.parse()?;
+    let operators = addresses["operators"].as_str().context("an address")?;
+    let mut shown = Vec::new();
+    for path in ["/", "/?lang=en", "/metrics", "/health/ready"] {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        let answer = answer(operators, request.as_bytes()).await?;
+        assert!(answer.starts_with(b"HTTP/1.1 200") || path == "/health/ready");
+        shown.push((path.to_owned(), answer));
+    }
+    drop((deliveries, raw));
+    hub.terminate().await?;
+    let log = hub.log();
+    for sign in ["TRACE", "system enrolled", "enrolment token refused", "incident"] {
+        assert!(log.contains(sign), "the log was looked at too early or holds nothing: {sign}");
+    }
+    shown.push(("the log".to_owned(), log.into_bytes()));
+
+    let mut secrets = Vec::new();
+    for (what, bytes) in [
+        ("a document", &content[..]),
+        ("a subject", subject.as_bytes()),
+        ("a file's name", b"TEN-TEP-MAT-31"),
+        ("an acknowledgement's reference", b"SO-DEN-MAT-5512"),
+        ("a token", token.as_bytes()),
+        ("a token's secret", &token.parse::<axis_client::EnrolmentToken>()?.secret),
+        ("a key's label", b"PRIVATE KEY"),
+    ] {
+        secrets.extend(forms(what, bytes));
+    }
+    let keys = hub.path().join("keys");
+    for path in [keys.join("checkpoint.pem"), keys.join("authority.pem"), keys.join("server.pem")] {
+        secrets.extend(pem(path)?);
+    }
+    for home in [vpcp.home(), byt.home()] {
+        secrets.extend(pem(home.join("signing.pem"))?);
+        secrets.extend(pem(home.join("tls.pem"))?);
+    }
+    let mut by_beginning: HashMap<&[u8], Vec<&(String, Vec<u8>)>> = HashMap::new();
+    for secret in &secrets {
+        by_beginning.entry(&secret.1[..BEGINNING]).or_default().push(secret);
+    }
+    for (place, text) in &shown {
+        for at in 0..text.len().saturating_sub(BEGINNING) {
+            let Some(possible) = by_beginning.get(&text[at..at + BEGINNING]) else { continue };
+            let around = String::from_utf8_lossy(&text[at.saturating_sub(200)..at]);
+            for (what, form) in possible {
+                assert!(!text[at..].starts_with(form), "{place} holds {what}, behind: {around}");
+            }
+        }
+    }
+    Ok(())
+}
