@@ -353,6 +353,7 @@ impl Hub {
 pub fn rebuild(config: &Config) -> Result<u64> {
     let data = config.data_dir();
     let _lock = disk::lock(&data).map_err(doing(format!("lock {}", data.display())))?;
+    refuse_if_lost(config).map_err(doing("make anew what proves that the journal has lost records"))?;
     // Crash here, or after some of them: the next start makes what is missing.
     for derived in [TREE, "state", "snapshots"] {
         match std::fs::remove_dir_all(data.join(derived)) {
@@ -365,6 +366,25 @@ pub fn rebuild(config: &Config) -> Result<u64> {
     let Stores { journal, state, .. } = open(config, RealDisk::shared())?;
     state.stop();
     Ok(journal.size())
+}
+
+/// An error if the state proves that the journal has lost records: without
+/// that proof the hub would sign a second history under one name.
+fn refuse_if_lost(config: &Config) -> io::Result<()> {
+    let (data, disk) = (config.data_dir(), RealDisk::shared());
+    let dir = data.join(JOURNAL);
+    let logs = journal::logs(&*disk, &dir).map_err(io::Error::other)?;
+    let journal = journal::segments::open_read_only(disk.clone(), &dir).map_err(io::Error::other)?;
+    let origin = logs.last().map(|log| log.opened.origin.as_str()).unwrap_or_default();
+    match open_state(&data, disk, origin, &*journal) {
+        Err(error) if error.get_ref().is_some_and(|inner| inner.is::<state::JournalLost>()) => Err(error),
+        // whatever else is wrong with it is why it is made anew
+        Err(_) => Ok(()),
+        Ok(state) => {
+            state.stop();
+            Ok(())
+        }
+    }
 }
 
 /// How long connections that were cut may take to notice.

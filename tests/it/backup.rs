@@ -16,7 +16,7 @@ use anyhow::Context as _;
 use axis_client::{Outgoing, ReceiveOptions};
 use axis_hub::{disk::RealDisk, journal::segments};
 use axis_proto::{
-    admin::v1::ListQueuesRequest,
+    admin::v1::{BackupMade, BackupRequest, ListQueuesRequest},
     hub::v1::{
         GetConsistencyRequest, GetInfoRequest, GetReceiptRequest,
         evidence_service_client::EvidenceServiceClient, hub_service_client::HubServiceClient,
@@ -30,6 +30,7 @@ use axis_proto::{
 };
 use axis_tests::{HubProcess, Ministry, Raw, TestHub, code, eventually, run_hub};
 use prost::Message as _;
+use tokio_stream::wrappers::ReceiverStream;
 
 /// Larger than what rides along: it goes through the vault.
 const LARGE: usize = 100_000;
@@ -206,6 +207,7 @@ async fn a_backup_without_its_hub() -> anyhow::Result<()> {
     let verifier = CheckpointVerifier::parse(key.trim())?;
     axis_tests::check(Path::new(&new), verifier)?;
     assert_eq!(accepted_in(Path::new(&new))?[0].0, sent.envelope_id);
+    assert!(run_hub(Path::new(&new), &["fsck"])?.contains("all is well"));
     let logs = axis_hub::journal::logs(&*RealDisk::shared(), &Path::new(&new).join("data/journal"))?;
     let note = logs[1].succession.as_deref().context("a note")?;
     succession::read(note)?;
@@ -234,6 +236,42 @@ async fn a_backup_without_its_hub() -> anyhow::Result<()> {
     let words = String::from_utf8_lossy(&output.stderr);
     assert!(words.contains(&*object.to_string_lossy()), "{words}");
     assert_eq!(output.status.code(), Some(4), "{words}");
+    hub.finish().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn nothing_is_erased_while_a_backup_is_made() -> anyhow::Result<()> {
+    let hub = TestHub::start().await?;
+    let gate = &hub.hub().context().gate;
+    let ask = async |requests: tokio::sync::mpsc::Receiver<BackupRequest>| {
+        anyhow::Ok(hub.admin().await?.backup(ReceiverStream::new(requests)).await?.into_inner())
+    };
+    let (first, requests) = tokio::sync::mpsc::channel(2);
+    first.send(BackupRequest { made: None }).await?;
+    let mut answers = ask(requests).await?;
+    let head = answers.message().await?.context("a head")?;
+    let signed = hub.verifier().verify(&head.checkpoint)?;
+    assert_eq!((signed.size, head.log_verifier_key), (head.size, hub.verifier().verifier_key()));
+    assert!(gate.step().is_none());
+    let (second, requests) = tokio::sync::mpsc::channel(2);
+    second.send(BackupRequest { made: None }).await?;
+    assert!(ask(requests).await.is_err(), "one at a time");
+
+    let made = BackupMade { directory: "/srv/backup".into(), size: head.size, ..BackupMade::default() };
+    first.send(BackupRequest { made: Some(made) }).await?;
+    answers.message().await?.context("it is noted")?;
+    assert!(gate.step().is_some());
+    let status = hub.hub().context().observe.status();
+    assert_eq!((status.last_backup_records, status.last_backup_unix_ms > 0), (head.size, true));
+
+    // one that is given up holds nothing
+    let (third, requests) = tokio::sync::mpsc::channel(2);
+    third.send(BackupRequest { made: None }).await?;
+    let answers = ask(requests).await?;
+    assert!(gate.step().is_none());
+    drop((third, answers));
+    eventually("the gate is open", async || gate.step().is_some()).await;
     hub.finish().await?;
     Ok(())
 }

@@ -53,7 +53,8 @@ pub struct Made {
     pub bytes: u64,
     /// Bytes that this run copied.
     pub copied_bytes: u64,
-    /// Documents that are damaged in the hub, and not in the backup.
+    /// Documents that are damaged in the hub, or gone from it without its
+    /// journal saying so. Those of an earlier run stay in the backup.
     pub damaged: Vec<(PathBuf, String)>,
 }
 
@@ -82,7 +83,7 @@ pub fn run(
         return Err(other(format!("{} records, more than this hub has", earlier.size)));
     }
     let mut copied_bytes = segments(source, &**disk, dir, earlier.as_ref(), &mut manifest, progress)?;
-    verify::journal(&**disk, dir, &manifest, earlier.as_ref(), progress)?;
+    let needed = verify::journal(&**disk, dir, &manifest, earlier.as_ref(), progress)?;
 
     let kept = match &earlier {
         Some(earlier) => documents(&**disk, dir, earlier)?,
@@ -90,7 +91,7 @@ pub fn run(
     };
     let vault =
         Vault::open(Arc::clone(disk), &dir.join(VAULT)).map_err(doing("make the documents' place"))?;
-    let (held, bytes, damaged) = objects(source, &vault, kept, progress)?;
+    let (held, bytes, damaged) = objects(source, &vault, kept, &needed, progress)?;
     copied_bytes += bytes;
     let text = list(&held);
     let name = format!("documents-{}.list", manifest.run);
@@ -218,12 +219,13 @@ fn still(disk: &dyn Disk, dir: &Path, segment: &dyn DiskFile, here: &Segment) ->
 /// what is damaged in the hub.
 type Objects = (Vec<(Digest, u64)>, u64, Vec<(PathBuf, String)>);
 
-/// Copies the documents that are not here yet. One that is damaged in the hub
-/// stays as it is here.
+/// Copies the documents that are not here yet. One that is damaged in the hub,
+/// or lost although it is needed, stays as it is here.
 fn objects(
     source: &Source<'_>,
     vault: &Vault,
     kept: Vec<(Digest, u64)>,
+    needed: &BTreeSet<Digest>,
     progress: &mut Progress<'_>,
 ) -> Result<Objects> {
     let from = Vault::existing(Arc::clone(&source.disk), &source.data.join(hub::VAULT));
@@ -260,7 +262,17 @@ fn objects(
         }
         Ok(())
     });
-    visited.and_then(|()| vault.sync_objects()).map_err(doing("copy the documents"))?;
+    visited.map_err(doing("copy the documents"))?;
+    let found: BTreeSet<Digest> = held.iter().map(|(sha256, _)| *sha256).collect();
+    for (sha256, bytes) in kept {
+        // what the hub collected goes here too; what it lost may be here only
+        if needed.contains(&sha256) && !found.contains(&sha256) {
+            damaged.push((from.path_of(&sha256), "gone from the hub".to_owned()));
+            held.push((sha256, bytes));
+        }
+    }
+    held.sort_unstable();
+    vault.sync_objects().map_err(doing("copy the documents"))?;
     Ok((held, copied, damaged))
 }
 

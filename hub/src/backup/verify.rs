@@ -3,11 +3,17 @@
 //! the manifest.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use axis_proto::{id::Digest, tree::record_leaf};
+use axis_proto::{
+    id::Digest,
+    record::v1::{Record, record::Event},
+    tree::record_leaf,
+};
+use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
 use super::{
@@ -17,7 +23,7 @@ use super::{
 use crate::{
     disk::Disk,
     evidence::shape::Frontier,
-    journal::{SegmentFile, segments},
+    journal::{Entry, SegmentFile, segments},
     vault::Vault,
 };
 
@@ -54,18 +60,24 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path, progress: &mut Progress<'_>) -> 
 
 /// Reads the journal of a manifest back: every frame, and every root up to the
 /// signed one. If `earlier` is a backup's end, that this is its continuation.
+/// Returns the documents that were uploaded and, by the journal's word, never
+/// collected since.
 pub(super) fn journal(
     disk: &dyn Disk,
     dir: &Path,
     manifest: &Manifest,
     earlier: Option<&Manifest>,
     progress: &mut Progress<'_>,
-) -> Result<()> {
+) -> Result<BTreeSet<Digest>> {
+    let mut uploaded = BTreeSet::new();
     let (mut tree, mut wrong) = (Frontier::default(), None);
     let mut continues = earlier.is_none();
     let files = manifest.files(dir);
     let report = segments::verify_files(disk, dir, &files, &mut |batch| {
-        batch.entries.iter().for_each(|entry| tree.push(record_leaf(&entry.salt, &entry.record), |_, _| {}));
+        for entry in &batch.entries {
+            tree.push(record_leaf(&entry.salt, &entry.record), |_, _| {});
+            note_documents(entry, &mut uploaded);
+        }
         let (size, root) = (batch.commit.size, hex::encode(batch.commit.root));
         if tree.root() != batch.commit.root {
             wrong.get_or_insert(format!("the root at {size} is not that of its records"));
@@ -89,7 +101,20 @@ pub(super) fn journal(
                 format!("{} records of log {} that this hub does not have", earlier.size, earlier.origin);
             Err(BackupError::Other { path, what })
         }
-        None => Ok(()),
+        None => Ok(uploaded),
+    }
+}
+
+/// What a record says about which documents there are.
+fn note_documents(entry: &Entry, uploaded: &mut BTreeSet<Digest>) {
+    match Record::decode(entry.record.clone()).ok().and_then(|record| record.event) {
+        Some(Event::Uploaded(event)) => uploaded.extend(Digest::from_slice(&event.sha256).ok()),
+        Some(Event::DocumentsCollected(event)) => {
+            for sha256 in event.sha256.iter().filter_map(|sha256| Digest::from_slice(sha256).ok()) {
+                uploaded.remove(&sha256);
+            }
+        }
+        _ => {}
     }
 }
 

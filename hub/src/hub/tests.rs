@@ -594,7 +594,7 @@ async fn a_journal_that_cannot_be_written_or_synced_stops_the_hub_at_once() {
 }
 
 #[tokio::test]
-async fn a_hub_whose_journal_lost_records_does_not_start_until_it_is_told_to_go_on() {
+async fn a_hub_whose_journal_lost_records_goes_on_in_a_new_log_only() {
     let dir = tempfile::tempdir().unwrap();
     let config = make(&dir.path().join("hub"));
     let hub = Hub::start(config.clone(), Clock::system()).await.unwrap();
@@ -627,9 +627,21 @@ async fn a_hub_whose_journal_lost_records_does_not_start_until_it_is_told_to_go_
     for _ in 0..2 {
         let Err(error) = Hub::start(config.clone(), Clock::system()).await else { panic!("it started") };
         let said = error.source.to_string();
-        assert!(said.contains("the journal has lost some") && said.contains("axis-hub rebuild"), "{said}");
+        assert!(said.contains("the journal has lost some") && said.contains("axis-hub restore"), "{said}");
     }
-    rebuild(&config).unwrap();
-    assert_eq!(violations(), [""; 0]);
-    Hub::start(config, Clock::system()).await.unwrap().stop().await;
+    let said = rebuild(&config).unwrap_err().source.to_string();
+    assert!(said.contains("axis-hub restore"), "{said}");
+    assert!(!violations().is_empty(), "what proves it is still there");
+
+    let options = crate::backup::RestoreOptions {
+        backup: config.dir.clone(),
+        dir: dir.path().join("restored"),
+        keys: Some(config.keys_dir()),
+        new_key: false,
+    };
+    let restored = crate::backup::restore(&options, &Clock::system(), &mut |_| {}).unwrap();
+    assert!(restored.signed_by_previous && restored.log_verifier_key != key);
+    let hub = Hub::start(restored.config, Clock::system()).await.unwrap();
+    assert_eq!(hub.context().log_successions.len(), 1);
+    hub.stop().await;
 }

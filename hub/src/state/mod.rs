@@ -65,7 +65,7 @@ pub trait State: Send + Sync {
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{store} contains {applied} records and the journal only {records}: the journal has lost some. \
-     Put the journal back from a backup, or give the lost records up with `axis-hub rebuild`"
+     Open a new log from this directory, or from a backup that holds more, with `axis-hub restore`"
 )]
 pub struct JournalLost {
     /// Which store.
