@@ -262,6 +262,7 @@ struct File {
     tls: Tls,
     #[serde(default)]
     retention: Retention,
+    #[serde(default)]
     quota: Quota,
     #[serde(default)]
     log: Log,

@@ -6,6 +6,7 @@ mod concurrency;
 mod corpora;
 mod crash;
 mod exchange;
+mod golden;
 mod hostile;
 mod mailbox;
 mod real_disk;

@@ -75,6 +75,11 @@ impl TestHub {
         CheckpointVerifier::parse(&self.verifier_key).expect("the hub made it")
     }
 
+    /// What its checkpoints are verified with, as text.
+    pub fn verifier_key(&self) -> &str {
+        &self.verifier_key
+    }
+
     /// The running hub.
     pub fn hub(&self) -> &Hub {
         self.hub.as_ref().expect("it runs")

@@ -476,8 +476,21 @@ pub fn append(
 
 /// Brings a state from before a journal entry to after it; what opening a
 /// state replays with.
+///
+/// # Errors
+/// If the record cannot be read, or says what this release does not know: a
+/// state without it would be another one.
 pub fn replay(draft: &mut Draft<'_>, entry: &Entry) -> std::io::Result<()> {
-    machine::apply(draft, entry).map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))
+    let invalid = |error: Box<dyn std::error::Error + Send + Sync>| {
+        std::io::Error::new(std::io::ErrorKind::InvalidData, error)
+    };
+    let record = Record::decode(entry.record.clone()).map_err(|error| invalid(error.into()))?;
+    // ours are encoded one way; what we do not know is left out when read
+    if record.event.is_none() || record.encoded_len() != entry.record.len() {
+        let words = "it says what this release does not know; use the release that wrote it";
+        return Err(invalid(words.into()));
+    }
+    machine::apply(draft, entry).map_err(|error| invalid(error.into()))
 }
 
 fn fill_random(buffer: &mut [u8]) {
