@@ -12,6 +12,7 @@ use std::{
     sync::Arc,
 };
 
+pub mod closed;
 pub mod memory;
 
 pub use memory::MemoryDisk;

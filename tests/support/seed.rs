@@ -444,5 +444,6 @@ fn append(
     for entries in batches {
         commit::append(journal, tree, signer, entries)?;
     }
+    tree.close()?;
     Ok(journal.size())
 }

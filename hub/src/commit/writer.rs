@@ -290,6 +290,9 @@ impl Writer {
                 }
             }
         }
+        if let Err(error) = self.parts.tree.close() {
+            tracing::warn!(%error, "cannot seal the tree; the next start verifies it hash by hash");
+        }
         guard.stop();
     }
 

@@ -3,8 +3,9 @@
 //! that a proof is a few reads. (Byte `8192·n` of level `8·k` begins tile `n`
 //! of C2SP tile level `k`.)
 //!
-//! Derived: never synced, never trusted. Opening checks every hash against
-//! those below it and the root against the journal, and mends what is wrong.
+//! Derived: never synced, never trusted. Opening checks the root against the
+//! journal and every hash against those below it, or, if the files were closed
+//! in good order, against the checksums of then; it mends what is wrong.
 
 use std::{
     collections::VecDeque,
@@ -21,7 +22,7 @@ use axis_proto::tree::{Hash, node_hash, record_leaf};
 
 use super::shape::{self, Frontier, width};
 use crate::{
-    disk::{Disk, DiskFile},
+    disk::{Disk, DiskFile, closed},
     journal::JournalReader,
 };
 
@@ -81,6 +82,13 @@ impl Tree {
                 None => return Err(io::Error::other("the journal does not hold its last record")),
             },
         };
+        let seal = closed::unseal(&*disk, dir);
+        if seal.is_some_and(|seal| files(&*disk, dir).is_ok_and(|names| seal.holds(&*disk, dir, &names)))
+            && let Ok(tree) = Self::take_over(Arc::clone(&disk), dir, size)
+            && tree.root() == expected
+        {
+            return Ok(tree);
+        }
         let why = match Self::fill(Arc::clone(&disk), dir, journal, true) {
             Ok(tree) if tree.root() == expected => return Ok(tree),
             Ok(_) => "another root".to_owned(),
@@ -88,7 +96,7 @@ impl Tree {
         };
         tracing::warn!(dir = %dir.display(), why, "the tree is wrong; making it anew from the journal");
         // other files: the disk may be unable to read or write the old ones
-        for name in disk.list(dir)?.iter().filter(|name| name.starts_with(LEVEL)) {
+        for name in files(&*disk, dir)? {
             disk.remove(&dir.join(name))?;
         }
         let tree = Self::fill(disk, dir, journal, false)?;
@@ -97,6 +105,35 @@ impl Tree {
         }
         let words = format!("the journal's {size} records do not lead to the root in its last commit");
         Err(io::Error::new(io::ErrorKind::InvalidData, words))
+    }
+
+    /// Takes over files that hold exactly the tree of `size` leaves: reads its
+    /// right edge only.
+    fn take_over(disk: Arc<dyn Disk>, dir: &Path, size: u64) -> io::Result<Self> {
+        let mut levels: Vec<Level> = Vec::new();
+        for level in 0..64 {
+            let count = width(size, level);
+            if count == 0 {
+                break;
+            }
+            let file = disk.open(&level_path(dir, level))?;
+            if file.len()? != count * HASH_BYTES as u64 {
+                return Err(beyond(count, file.len()? / HASH_BYTES as u64));
+            }
+            levels.push(Level { file, count, recent: VecDeque::new() });
+        }
+        let frontier = Frontier::at(size, &mut |level, index| {
+            Ok(read_hashes(&*levels[level as usize].file, index, 1)?.first().copied().unwrap_or_default())
+        })?;
+        let pending = vec![Vec::new(); levels.len()];
+        let shared = Arc::new(Shared { size: AtomicU64::new(size), levels: RwLock::new(levels) });
+        Ok(Self { disk, dir: dir.to_owned(), frontier, pending, shared })
+    }
+
+    /// Seals the files, so that the next opening need not hash them all.
+    /// Nothing may be appended after it.
+    pub fn close(&self) -> io::Result<()> {
+        closed::seal(&*self.disk, &self.dir, &files(&*self.disk, &self.dir)?)
     }
 
     /// Brings the files to the journal's size, from the leaves that are there
@@ -364,6 +401,13 @@ pub fn surplus(disk: &dyn Disk, dir: &Path, size: u64) -> io::Result<u64> {
     let held = file.len()? / HASH_BYTES as u64;
     let is_hole = held > size && read_hashes(&*file, size, 1)? == [[0; HASH_BYTES]];
     Ok(if is_hole { 0 } else { held.saturating_sub(size) })
+}
+
+/// The names of a tree's files.
+fn files(disk: &dyn Disk, dir: &Path) -> io::Result<Vec<String>> {
+    let mut names = disk.list(dir)?;
+    names.retain(|name| name.starts_with(LEVEL));
+    Ok(names)
 }
 
 fn level_path(dir: &Path, level: u32) -> PathBuf {

@@ -171,6 +171,7 @@ fn state_differs(
     options.dir = copy.0.join("state");
     options.snapshots = copy.0.join("snapshots");
     options.snapshot_records = u64::MAX;
+    state::distrust(&options.dir);
     let opened = match state::open(options, &*journal, &crate::commit::replay) {
         Err(error) if is_lost(&error) => return Ok(Some(error.to_string())),
         opened => opened?,

@@ -24,7 +24,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -34,7 +34,7 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use gaps::{Gaps, Moment};
-pub use open::{ahead, open};
+pub use open::{ahead, distrust, open};
 use store::Store;
 
 use super::{
@@ -43,7 +43,10 @@ use super::{
     fingerprint::{Marker, Owner},
     snapshot::{Snapshots, Taken, Taking},
 };
-use crate::{disk::Disk, limits};
+use crate::{
+    disk::{Disk, RealDisk, closed},
+    limits,
+};
 
 /// Keys of a snapshot that are written between two writes of sled: a tenth of
 /// a second or so.
@@ -130,6 +133,9 @@ struct Shared {
     waiting: AtomicUsize,
     /// Records that sled contains.
     written: AtomicU64,
+    /// sled is being filled from the journal's beginning and has no marker: a
+    /// crash means to begin again, so no write needs to be one step.
+    filling: AtomicBool,
     orders: Mutex<Orders>,
     /// The state thread has something to do.
     work: Condvar,
@@ -210,12 +216,14 @@ impl State for SledState {
 impl SledState {
     /// Starts the state thread over a store that is what its marker says.
     fn start(store: Store, marker: Marker, snapshot_applied: u64, options: Options) -> io::Result<Self> {
+        let filling = store.marker()?.is_none();
         let shared = Arc::new(Shared {
             store,
             options,
             layers: RwLock::new(Layers { applied: marker.applied, ..Layers::default() }),
             waiting: AtomicUsize::new(0),
             written: AtomicU64::new(marker.applied),
+            filling: AtomicBool::new(filling),
             orders: Mutex::default(),
             work: Condvar::new(),
             room: Condvar::new(),
@@ -224,6 +232,7 @@ impl SledState {
         let writer = Writer {
             shared: shared.clone(),
             marker,
+            unmarked: filling,
             snapshot_applied,
             taking: None,
             disk_was_full: false,
@@ -267,6 +276,18 @@ impl SledState {
             self.shared.work.notify_one();
             // a panic of the thread ended the process already
             let _ = thread.join();
+            if stop == Stop::Flush {
+                self.seal();
+            }
+        }
+    }
+
+    /// Nothing is written to sled's files any more.
+    fn seal(&self) {
+        let dir = &self.shared.options.dir;
+        let sealed = open::files(dir).and_then(|names| closed::seal(&RealDisk, dir, &names));
+        if let Err(error) = sealed {
+            warn!(%error, "cannot seal the state; the next start verifies it pair by pair");
         }
     }
 }
@@ -286,6 +307,14 @@ impl fmt::Debug for SledState {
 impl Shared {
     fn orders(&self) -> MutexGuard<'_, Orders> {
         self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is published contains all that the journal held at the start.
+    fn filled(&self) {
+        if self.filling.swap(false, Ordering::Relaxed) {
+            self.orders().flush = true;
+            self.work.notify_one();
+        }
     }
 }
 
@@ -324,6 +353,8 @@ struct Writer {
     shared: Arc<Shared>,
     /// What sled contains.
     marker: Marker,
+    /// sled does not say so itself yet.
+    unmarked: bool,
     /// Records in the newest snapshot, or where the next try starts from.
     snapshot_applied: u64,
     /// The snapshot that is being written.
@@ -370,7 +401,7 @@ impl Writer {
             // a snapshot of a stopping hub is half as long in coming, because
             // nobody waits for the writer now
             let due = shared.options.snapshot_records / if stop.is_some() { 2 } else { 1 };
-            let wanted = (snapshot && since > 0) || since >= due.max(1);
+            let wanted = !self.unmarked && ((snapshot && since > 0) || since >= due.max(1));
             if stop.is_some() {
                 self.snapshot(false, usize::MAX)?;
                 return self.snapshot(wanted, usize::MAX);
@@ -405,7 +436,15 @@ impl Writer {
             layers.flushing = Arc::new(std::mem::take(&mut layers.active));
             (layers.flushing.clone(), layers.applied)
         };
-        if !flushing.is_empty() || applied != self.marker.applied {
+        let filling = shared.filling.load(Ordering::Relaxed);
+        if self.unmarked && !filling {
+            // all that was filled so far; what comes from here on is one step
+            shared.store.finish(&self.marker)?;
+            self.unmarked = false;
+        }
+        if filling {
+            self.fill(&flushing, applied)?;
+        } else if !flushing.is_empty() || applied != self.marker.applied {
             self.write(&flushing, applied)?;
         }
         let old = {
@@ -414,6 +453,25 @@ impl Writer {
         };
         // many keys: freed while nobody waits
         drop((old, flushing));
+        Ok(())
+    }
+
+    /// As [`Self::write`] where a crash means to begin again.
+    fn fill(&mut self, flushing: &Changes, applied: u64) -> io::Result<()> {
+        let shared = self.shared.clone();
+        let mut progress = Progress { shared: &shared, halves: 0 };
+        for (key, change) in flushing {
+            let change = change.as_deref();
+            if let Some(old) = shared.store.write(key, change)? {
+                self.marker.fingerprint.remove(key, &old);
+            }
+            if let Some(new) = change {
+                self.marker.fingerprint.add(key, new);
+            }
+            progress.step(2);
+        }
+        self.marker.applied = applied;
+        shared.written.store(applied, Ordering::Relaxed);
         Ok(())
     }
 

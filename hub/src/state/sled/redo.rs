@@ -44,7 +44,7 @@ pub(super) fn complete(dir: &Path, store: &Store, marker: Marker) -> io::Result<
         return Ok(marker);
     }
     tracing::info!(from = before.applied, to = after.applied, "completing a write of the state");
-    changes.visit(&mut |key, value| store.write(key, value))?;
+    changes.visit(&mut |key, value| store.write(key, value).map(drop))?;
     store.finish(&after)?;
     Ok(after)
 }

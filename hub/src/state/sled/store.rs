@@ -113,13 +113,13 @@ impl Store {
         })
     }
 
-    /// Sets or removes a pair. Neither atomic with others nor durable yet.
-    pub(super) fn write(&self, key: &[u8], change: Option<&[u8]>) -> io::Result<()> {
+    /// Sets or removes a pair and returns what was there. Neither atomic with
+    /// others nor durable yet.
+    pub(super) fn write(&self, key: &[u8], change: Option<&[u8]>) -> io::Result<Option<::sled::IVec>> {
         match change {
             Some(value) => self.db.insert(key, value),
             None => self.db.remove(key),
         }
-        .map(drop)
         .map_err(io::Error::other)
     }
 
