@@ -57,6 +57,7 @@ pub fn admit(
         signed: verified.into_signed(),
         documents,
         kept: Kept::default(),
+        ahead: None,
     })
 }
 

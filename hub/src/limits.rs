@@ -143,6 +143,9 @@ pub const DIGESTS_IN_RECORD_MAX: usize = 400;
 pub const FEED_TRIM_MAX: usize = 512;
 /// Most recipients of one Consigned record.
 pub const CONSIGN_MAX: usize = 512;
+/// Most agencies that are looked at in one hold of the state while a broadcast
+/// is looked up: 10 ms or so that the writer waits.
+pub const EXPAND_PART_MAX: usize = 2_000;
 /// Bytes of recent batches that are kept in memory for receipts and
 /// deliveries.
 pub const RECENT_BYTES_MAX: usize = 32 * 1024 * 1024;

@@ -3,10 +3,15 @@
 //!
 //! ```text
 //! bench seed-journal N --dir HUB     a hub with N envelopes that wait
+//! bench queues --waiting 1000,…      what they cost, and whom a broadcast stalls
 //! bench hostile                      the honest beside each kind of attack
 //! ```
 
 mod hostile;
+mod hub;
+mod load;
+mod queues;
+mod report;
 mod seed;
 
 use std::process::ExitCode;
@@ -24,6 +29,8 @@ struct Args {
 enum Command {
     /// Make a hub with a long past, or add to one that was made so
     SeedJournal(seed::Args),
+    /// Submit, deliver and start beside long queues; and a broadcast
+    Queues(queues::Args),
     /// Latencies of honest systems, alone and beside hostile ones
     Hostile(hostile::Args),
 }
@@ -31,6 +38,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Args::parse().command {
         Command::SeedJournal(args) => seed::run(&args),
+        Command::Queues(args) => queues::run(&args).inspect(|()| println!("\n{}", report::machine())),
         Command::Hostile(args) => hostile::run(&args),
     };
     match outcome {

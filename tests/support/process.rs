@@ -224,8 +224,10 @@ pub fn run_hub(dir: &Path, arguments: &[&str]) -> anyhow::Result<String> {
 
 /// A binary of this workspace, built beside the test.
 pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
-    let test = std::env::current_exe()?;
-    let folder = test.parent().and_then(Path::parent).context("tests lie in target/<profile>/deps")?;
+    let own = std::env::current_exe()?;
+    let beside = own.parent().context("a program lies somewhere")?;
+    // tests lie in target/<profile>/deps
+    let folder = if beside.ends_with("deps") { beside.parent().unwrap_or(beside) } else { beside };
     let path = folder.join(name);
     anyhow::ensure!(path.exists(), "{} is missing; hint: cargo build --workspace", path.display());
     Ok(path)

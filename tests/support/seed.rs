@@ -331,6 +331,7 @@ impl Party {
             signed,
             documents: vec![document],
             kept: Default::default(),
+            ahead: None,
         }
     }
 }

@@ -240,7 +240,7 @@ struct Writer {
     progress: watch::Sender<Progress>,
     /// Recipients of envelopes that are being made visible, so that a
     /// broadcast's list is read once.
-    lists: HashMap<u64, LeafList>,
+    lists: HashMap<u64, Arc<LeafList>>,
 }
 
 /// Who waits for a batch, and what each will hear.
@@ -261,7 +261,7 @@ struct Decided {
 /// What came of one round.
 #[derive(Debug, Default)]
 struct Step {
-    /// Whether the writer had something of its own to propose.
+    /// Whether the writer had something of its own to propose, or has now.
     has_own: bool,
     records: usize,
     answers: usize,
@@ -306,6 +306,8 @@ impl Writer {
         }
         let decided = self.decide(first, own, now_ms);
         let (records, answers, stop) = (decided.entries.len(), decided.answers.len(), decided.stop);
+        // what a broadcast has begun goes on at once
+        let has_own = has_own || machine::has_pending(&decided.changes);
         self.finish(decided)?;
         Ok(Step { has_own, records, answers, stop })
     }
@@ -346,7 +348,7 @@ impl Writer {
         own
     }
 
-    fn recipients_of(&mut self, sequence: u64) -> Result<LeafList> {
+    fn recipients_of(&mut self, sequence: u64) -> Result<Arc<LeafList>> {
         if let Some(list) = self.lists.get(&sequence) {
             return Ok(list.clone());
         }
@@ -357,9 +359,8 @@ impl Writer {
         let place = record.cargo.iter().position(|cargo| cargo.kind() == CargoKind::RecipientList);
         let bytes = place.and_then(|place| entry.cargo.get(place)).cloned();
         let bytes = bytes.ok_or_else(|| Error::fault("an accepted envelope has no recipient list"))?;
-        let list = LeafList::decode(bytes).map_err(Error::fault)?;
+        let list = Arc::new(LeafList::decode(bytes).map_err(Error::fault)?);
         if list.leaves.len() > limits::CONSIGN_MAX {
-            // leaves are slices of one buffer: a clone is cheap
             self.lists.clear();
             self.lists.insert(sequence, list.clone());
         }

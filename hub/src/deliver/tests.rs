@@ -168,6 +168,7 @@ impl World {
             signed,
             documents: vec![content],
             kept: Kept::default(),
+            ahead: None,
         };
         let outcome = self.ok(Command::Submit(Box::new(submit))).await;
         DeliveryId { envelope_sequence: outcome.sequence().expect("accepted"), recipient_index: 0 }

@@ -21,7 +21,7 @@ use crate::{
     error::{Error, Result},
     journal::Entry,
     limits::{self, Millis},
-    state::{Draft, Read},
+    state::{Changes, Draft, Read},
 };
 
 /// What the machine is told about the world.
@@ -85,7 +85,7 @@ impl<'a> Batch<'a> {
     }
 
     /// The records, and what they change.
-    pub fn finish(self) -> (Vec<Entry>, crate::state::Changes) {
+    pub fn finish(self) -> (Vec<Entry>, Changes) {
         (self.entries, self.draft.into_changes())
     }
 
@@ -155,6 +155,12 @@ pub fn pending_consignment(read: &dyn Read) -> Option<u64> {
         std::ops::ControlFlow::Break(())
     });
     first
+}
+
+/// Whether changes leave an envelope that is not yet visible to all of its
+/// recipients.
+pub fn has_pending(changes: &Changes) -> bool {
+    changes.range(vec![b'p']..vec![b'p' + 1]).any(|(_, change)| change.is_some())
 }
 
 /// One record, nothing special.

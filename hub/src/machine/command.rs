@@ -1,5 +1,7 @@
 //! What can be asked of the machine, and what it answers.
 
+use std::sync::Arc;
+
 use axis_proto::{
     envelope::v1::{Acknowledgement, Envelope, Rejection},
     id::{AgencyCode, DeliveryId, Digest, KeyId, SystemId},
@@ -7,6 +9,7 @@ use axis_proto::{
 };
 use bytes::Bytes;
 
+use super::expand::Ahead;
 use crate::limits::{self, Millis};
 
 /// Something that was verified and may now happen.
@@ -17,7 +20,7 @@ pub enum Command {
     Submit(Box<Submit>),
     /// Make a waiting envelope visible to its next recipients; the writer's
     /// own. The list is the cargo of its Accepted record.
-    Consign { envelope_sequence: u64, recipients: LeafList },
+    Consign { envelope_sequence: u64, recipients: Arc<LeafList> },
     /// Lease these deliveries to their system; those not ready are skipped.
     Lease { system: SystemId, deliveries: Vec<DeliveryId>, duration_ms: Millis },
     /// The recipient holds it.
@@ -103,6 +106,8 @@ pub struct Submit {
     pub documents: Vec<Bytes>,
     /// How long the hub will keep it once it is settled.
     pub kept: Kept,
+    /// Its recipients, if they were looked up already.
+    pub ahead: Option<Box<Ahead>>,
 }
 
 /// How long an envelope is kept once every recipient is settled.

@@ -1,14 +1,14 @@
 //! An envelope is accepted whole or not at all, then made visible to its
 //! recipients, a range at a time.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axis_proto::{
-    envelope::v1::{Priority, RecipientKind, envelope::Body},
+    envelope::v1::{Priority, envelope::Body},
     hub::v1::Reason,
-    id::{AgencyCode, Digest, KeyId, SystemId},
+    id::{Digest, KeyId, SystemId},
     record::v1::{
-        Accepted, Agency, AgencyState, CargoKind, Consigned, ConsignmentLeaf, DocumentDigest, LeafList,
+        Accepted, AgencyState, CargoKind, Consigned, ConsignmentLeaf, DocumentDigest, LeafList,
         RecipientLeaf, SystemState, record::Event,
     },
 };
@@ -19,6 +19,7 @@ use super::{
     apply,
     batch::{Batch, duplicate, leaf_list},
     command::{Outcome, Signed, Submit},
+    expand::{self, Expanding, Listed, Recipients},
     query,
     tables::{key, number},
 };
@@ -32,7 +33,7 @@ use crate::{
 #[derive(Debug, Clone, PartialEq)]
 pub struct Expansion {
     /// Each agency once, in order of code.
-    pub recipients: Vec<(AgencyCode, RecipientKind)>,
+    pub recipients: Arc<Recipients>,
     /// Documents that the system neither sends along, nor uploaded, nor
     /// acknowledged.
     pub missing_documents: Vec<Digest>,
@@ -67,7 +68,7 @@ fn already_accepted(
     let held = query::envelope(read, sequence).map(|row| row.envelope_digest).unwrap_or_default();
     if held == submit.signed.digest.as_bytes() {
         return Ok(Expansion {
-            recipients: Vec::new(),
+            recipients: Arc::default(),
             missing_documents: Vec::new(),
             duplicate_of: Some(sequence),
         });
@@ -160,125 +161,15 @@ fn expires(submit: &Submit) -> Millis {
     }
 }
 
-fn expand(
-    read: &dyn Read,
-    submit: &Submit,
-    now_ms: Millis,
-) -> std::result::Result<Vec<(AgencyCode, RecipientKind)>, Refusal> {
-    let envelope = &submit.envelope;
-    let mut refusal = Refusal::new(Reason::RecipientsRefused);
-    let mut recipients: BTreeMap<AgencyCode, RecipientKind> = BTreeMap::new();
-    for (place, recipient) in envelope.recipients.iter().enumerate() {
-        let field = format!("envelope.recipients[{place}].agency");
-        match (recipient.agency.parse::<AgencyCode>(), recipient_fault(read, &recipient.agency, now_ms)) {
-            (Ok(code), None) => {
-                let kind = match recipient.kind() {
-                    RecipientKind::Unspecified | RecipientKind::To => RecipientKind::To,
-                    RecipientKind::Cc => RecipientKind::Cc,
-                };
-                recipients.insert(code, kind);
-            }
-            (_, Some((reason, detail))) => refusal = refusal.at(field, reason, detail),
-            (Err(_), None) => refusal = refusal.at(field, Reason::RecipientUnknown, &recipient.agency),
-        }
+/// Recipients that were looked up before, if they would be the same now; or
+/// all of them, looked up at once.
+fn expand(read: &dyn Read, submit: &Submit, now_ms: Millis) -> std::result::Result<Arc<Recipients>, Refusal> {
+    if let Some(ahead) = submit.ahead.as_ref().filter(|ahead| ahead.holds(read, now_ms)) {
+        return Ok(ahead.recipients.clone());
     }
-    // a group may be the whole directory: not looked up for what is refused anyway
-    let groups = if refusal.violations.is_empty() { &envelope.groups[..] } else { &[] };
-    for (place, group) in groups.iter().enumerate() {
-        match group_members(read, group, &envelope.sender, now_ms) {
-            Ok(members) => members.into_iter().for_each(|code| {
-                recipients.entry(code).or_insert(RecipientKind::To);
-            }),
-            Err(reason) => refusal = refusal.at(format!("envelope.groups[{place}]"), reason, group),
-        }
-    }
-    if !refusal.violations.is_empty() {
-        return Err(refusal);
-    }
-    if recipients.is_empty() {
-        return Err(Refusal::new(Reason::RecipientsEmpty).at(
-            "envelope.recipients",
-            Reason::RecipientsEmpty,
-            0,
-        ));
-    }
-    if recipients.len() > limits::RECIPIENTS_MAX {
-        return Err(Refusal::new(Reason::TooLarge).at(
-            "envelope.recipients",
-            Reason::TooLarge,
-            recipients.len(),
-        ));
-    }
-    Ok(recipients.into_iter().collect())
-}
-
-fn recipient_fault(read: &dyn Read, code: &str, now_ms: Millis) -> Option<(Reason, String)> {
-    let Some(agency) = query::agency(read, code) else {
-        let known_as = query::agency_or_alias(read, code).map(|agency| format!(" (now {})", agency.code));
-        return Some((Reason::RecipientUnknown, format!("{code}{}", known_as.unwrap_or_default())));
-    };
-    let over = agency.valid_until_unix_ms != 0 && now_ms >= agency.valid_until_unix_ms;
-    if agency.state() == AgencyState::Closed || over {
-        return Some((Reason::RecipientClosed, closed_detail(&agency)));
-    }
-    if agency.system.is_empty() || now_ms < agency.valid_from_unix_ms {
-        return Some((Reason::RecipientNotConnected, code.to_owned()));
-    }
-    let reachable = query::is_reachable(read, &agency, now_ms);
-    if reachable { None } else { Some((Reason::RecipientSuspended, code.to_owned())) }
-}
-
-fn closed_detail(agency: &Agency) -> String {
-    match agency.successors.as_slice() {
-        [] => agency.code.clone(),
-        successors => format!("{} (successors: {})", agency.code, successors.join(", ")),
-    }
-}
-
-/// The members of a group that can be reached, without the sender.
-fn group_members(
-    read: &dyn Read,
-    group: &str,
-    sender: &str,
-    now_ms: Millis,
-) -> std::result::Result<Vec<AgencyCode>, Reason> {
-    let group = query::group(read, group).filter(|group| !group.closed).ok_or(Reason::GroupUnknown)?;
-    if !group.senders_allowed.is_empty() && !group.senders_allowed.iter().any(|code| code == sender) {
-        return Err(Reason::RecipientNotAllowed);
-    }
-    let agencies = if group.everyone {
-        all_agencies(read)
-    } else {
-        let codes = query::members(read, &group.group_id, "", limits::RECIPIENTS_MAX + 1);
-        codes.iter().filter_map(|code| query::agency(read, code)).collect()
-    };
-    let mut active = BTreeMap::new();
-    let members: Vec<AgencyCode> = agencies
-        .into_iter()
-        .filter(|agency| agency.code != sender)
-        .filter(|agency| {
-            // systems are few and agencies many: ask for each system once
-            let connected = active
-                .entry(agency.system.clone())
-                .or_insert_with(|| query::is_system_active(read, &agency.system));
-            *connected && query::is_in_force(agency, now_ms)
-        })
-        .filter_map(|agency| agency.code.parse().ok())
-        .collect();
-    if members.is_empty() { Err(Reason::GroupUnknown) } else { Ok(members) }
-}
-
-fn all_agencies(read: &dyn Read) -> Vec<Agency> {
-    let mut all = Vec::new();
-    let mut after = String::new();
-    loop {
-        let (page, next) = query::agencies(read, &after, 10_000, "");
-        all.extend(page);
-        if next.is_empty() {
-            return all;
-        }
-        after = next;
-    }
+    let mut expanding = Expanding::new(read, now_ms);
+    while !expanding.step(read, submit, limits::RECIPIENTS_MAX) {}
+    expanding.finish().map(Arc::new)
 }
 
 fn manifest(submit: &Submit) -> &[axis_proto::envelope::v1::Document] {
@@ -318,19 +209,19 @@ pub(super) fn submit(batch: &mut Batch<'_>, submit: &Submit) -> Result<Outcome> 
         }
         return Err(refusal.into());
     }
-    let leaves = expansion.recipients.iter().enumerate().map(|(place, (code, kind))| {
-        let leaf =
-            RecipientLeaf { recipient_index: place as u32, agency: code.to_string(), kind: (*kind).into() };
-        Bytes::from(leaf.encode_to_vec())
-    });
-    let leaves = leaves.collect();
-    let (recipients, recipient_root) = leaf_list(batch, leaves);
+    let ahead = submit.ahead.as_ref().filter(|ahead| ahead.holds(&batch.draft, batch.now));
+    let Listed { list: recipients, root: recipient_root, encoded } = match ahead {
+        Some(ahead) => ahead.list.clone(),
+        None => {
+            let (list, root) = leaf_list(batch, expand::leaves(&expansion.recipients));
+            let encoded = Bytes::from(list.encode_to_vec());
+            Listed { list: Arc::new(list), root, encoded }
+        }
+    };
     let accepted = accepted(batch, submit, &recipients, &recipient_root);
     let not_before = accepted.not_before_unix_ms;
-    let mut cargo = vec![
-        (CargoKind::SealedEnvelope, submit.signed.sealed.clone()),
-        (CargoKind::RecipientList, Bytes::from(recipients.encode_to_vec())),
-    ];
+    let mut cargo =
+        vec![(CargoKind::SealedEnvelope, submit.signed.sealed.clone()), (CargoKind::RecipientList, encoded)];
     cargo.extend(submit.documents.iter().map(|bytes| (CargoKind::Document, bytes.clone())));
     let sequence = batch.record(Event::Accepted(accepted), &[submit.system.as_str()], cargo)?;
     let mut sequences = vec![sequence];

@@ -28,16 +28,18 @@ mod decide;
 mod delivery;
 mod directory;
 mod envelope;
+mod expand;
 pub mod query;
 mod retention;
 pub mod tables;
 
 pub use apply::{apply, delivery_id};
-pub use batch::{Batch, Context, pending_consignment};
+pub use batch::{Batch, Context, has_pending, pending_consignment};
 pub use command::{Command, Kept, Outcome, Signed, Submit};
 pub use decide::decide;
 pub use delivery::{due_consignments, is_due};
 pub use envelope::{Expansion, check};
+pub use expand::{Ahead, Expanding, is_wide};
 pub use retention::{erasable, lapsed_grants, purges_under_way};
 
 /// The layout of keys and rows; another number rebuilds the state.

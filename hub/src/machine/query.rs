@@ -439,16 +439,25 @@ pub fn parked(
         Some(system) => vec![system.as_str().to_owned()],
         None => systems(read).into_iter().map(|system| system.system_id).collect(),
     };
+    // each system's first ones: nobody has all of a long queue in memory
     let mut ids = Vec::new();
     for system in systems {
-        ids.extend(suffixes(read, &key::parked_of(&system), usize::MAX).iter().map(|id| delivery_from(id)));
+        let of_system = key::parked_of(&system);
+        let start = after
+            .map_or_else(|| of_system.clone(), |after| [&key::parked(&system, &after)[..], &[0]].concat());
+        let mut found = 0;
+        read.scan(&start, &key::end_of(&of_system), &mut |key, _| {
+            if found == max {
+                return ControlFlow::Break(());
+            }
+            found += 1;
+            ids.push(delivery_from(&key[of_system.len()..]));
+            ControlFlow::Continue(())
+        });
+        ids.sort_unstable();
+        ids.truncate(max);
     }
-    ids.sort_unstable();
-    ids.into_iter()
-        .filter(|id| after.is_none_or(|after| *id > after))
-        .filter_map(|id| Some(Tracked { id, delivery: delivery(read, &id)? }))
-        .take(max)
-        .collect()
+    ids.into_iter().filter_map(|id| Some(Tracked { id, delivery: delivery(read, &id)? })).collect()
 }
 
 /// The most attempts that any of a system's leased, parked or backing-off

@@ -166,7 +166,10 @@ impl World {
             if let Some(envelope_sequence) = pending {
                 let entry = &self.entries[envelope_sequence as usize];
                 let recipients = LeafList::decode(entry.cargo[1].clone()).expect("a list");
-                records += self.ok(Command::Consign { envelope_sequence, recipients }).sequences.len();
+                records += self
+                    .ok(Command::Consign { envelope_sequence, recipients: recipients.into() })
+                    .sequences
+                    .len();
                 continue;
             }
             let decided = self.ok(Command::Tick { clock_trusted }).sequences.len();
@@ -210,6 +213,7 @@ impl World {
             envelope,
             documents: Vec::new(),
             kept: Kept::default(),
+            ahead: None,
         }))
     }
 

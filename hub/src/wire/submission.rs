@@ -33,8 +33,9 @@ use crate::{
     admit::{Ground, admit},
     error::{Error, Refusal, Result},
     limits,
-    machine::{self, Command, Submit, query},
+    machine::{self, Command, Expanding, Submit, query},
     observe::metrics::Submission,
+    state::Read,
     verify::verify,
 };
 
@@ -46,7 +47,7 @@ pub fn service(context: Arc<Context>) -> SubmissionServiceServer<impl Submission
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let service = Service {
         context,
-        gates: Gates { verifying: Arc::new(Semaphore::new(cores)), checking: Arc::new(Semaphore::new(1)) },
+        gates: Gates { verifying: Arc::new(Semaphore::new(cores)), looking: Arc::new(Semaphore::new(1)) },
     };
     SubmissionServiceServer::new(service)
         .max_decoding_message_size(limits::REQUEST_BYTES_MAX)
@@ -63,8 +64,8 @@ struct Service {
 struct Gates {
     /// One permit for each core: signatures are work for the processor.
     verifying: Arc<Semaphore>,
-    /// Checks look up whole groups while the writer waits.
-    checking: Arc<Semaphore>,
+    /// A broadcast's recipients may be the whole directory, in memory.
+    looking: Arc<Semaphore>,
 }
 
 #[tonic::async_trait]
@@ -152,6 +153,30 @@ async fn prepare(call: &Call, gates: &Gates, message: SubmitRequest) -> Result<S
     Ok(Submit { kept: context.config.retention.kept(), ..admitted })
 }
 
+/// Looks up the recipients of a broadcast, so that the writer does not: a part
+/// at a time, because the writer waits for whoever holds the state.
+async fn look_ahead(call: &Call, gates: &Gates, mut admitted: Submit) -> Result<Submit> {
+    let is_known = |read: &dyn Read| {
+        let id = EnvelopeId::from_slice(&admitted.envelope.envelope_id).ok();
+        let sender = admitted.envelope.sender.parse().ok();
+        sender.zip(id).is_some_and(|(sender, id)| query::envelope_by_id(read, &sender, &id).is_some())
+    };
+    if !machine::is_wide(&admitted) || call.read(is_known) {
+        return Ok(admitted);
+    }
+    let _turn = gates.looking.acquire().await.map_err(Error::fault)?;
+    call.blocking(move |context| {
+        let now_ms = context.now_ms();
+        let mut expanding = context.read(|read| Expanding::new(read, now_ms));
+        while !context.read(|read| expanding.step(read, &admitted, limits::EXPAND_PART_MAX)) {}
+        let mut secret = vec![0; 32];
+        getrandom::fill(&mut secret).map_err(Error::fault)?;
+        admitted.ahead = Some(Box::new(expanding.ahead(secret.into())?));
+        Ok(admitted)
+    })
+    .await
+}
+
 /// One submission, from its bytes to its receipt.
 async fn submit(call: &Call, gates: &Gates, message: Result<SubmitRequest>) -> Result<SubmitResponse> {
     let result = submit_counted(call, gates, message).await;
@@ -170,6 +195,7 @@ async fn submit_counted(
     message: Result<SubmitRequest>,
 ) -> Result<SubmitResponse> {
     let admitted = prepare(call, gates, message?).await?;
+    let admitted = look_ahead(call, gates, admitted).await?;
     let outcome = within_quota(call, admitted).await?;
     let sequence = shown(&outcome)?;
     let receipt = call.receipt(sequence).await?;
@@ -223,7 +249,7 @@ async fn check(call: &Call, gates: &Gates, message: CheckRequest) -> Result<Chec
 async fn check_whole(call: &Call, gates: &Gates, message: CheckRequest) -> Result<CheckResponse> {
     let message = sized(SubmitRequest { sealed_envelope: message.sealed_envelope, documents: Vec::new() })?;
     let admitted = prepare(call, gates, message).await?;
-    let _turn = gates.checking.acquire().await.map_err(Error::fault)?;
+    let admitted = look_ahead(call, gates, admitted).await?;
     call.blocking(move |context| {
         let now_ms = context.now_ms();
         context.read(|read| {

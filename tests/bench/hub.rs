@@ -1,0 +1,86 @@
+//! The hub that is measured: the real binary in a process of its own, and what
+//! the system knows about it.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+
+/// Longest that a start may take: ten million waiting from nothing.
+const START_MAX: Duration = Duration::from_secs(3_600);
+
+/// A running hub; killed when dropped.
+pub struct Hub {
+    child: Child,
+    dir: PathBuf,
+}
+
+impl Hub {
+    /// Starts it and waits until it serves.
+    pub fn start(dir: &Path) -> anyhow::Result<Self> {
+        let addresses = dir.join("addresses.toml");
+        let _gone = std::fs::remove_file(&addresses);
+        let log = std::fs::File::options().create(true).append(true).open(dir.join("hub.log"))?;
+        let child = Command::new(axis_tests::binary("axis-hub")?)
+            .args(["--dir".as_ref(), dir.as_os_str(), "serve".as_ref()])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("starting axis-hub")?;
+        let mut hub = Self { child, dir: dir.to_owned() };
+        let deadline = Instant::now() + START_MAX;
+        while !addresses.exists() {
+            let ended = hub.child.try_wait()?;
+            anyhow::ensure!(ended.is_none(), "the hub ended: see {}", dir.join("hub.log").display());
+            anyhow::ensure!(Instant::now() < deadline, "the hub did not start within {START_MAX:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(hub)
+    }
+
+    /// A figure in KiB of `/proc/<pid>/status`, as MiB.
+    pub fn memory_mib(&self, name: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default() / 1_024
+    }
+
+    /// SIGTERM, and how long it took to end.
+    pub fn stop(mut self) -> anyhow::Result<Duration> {
+        let began = Instant::now();
+        Command::new("kill").arg(self.child.id().to_string()).status()?;
+        let status = self.child.wait()?;
+        anyhow::ensure!(status.success(), "the hub ended with {status}: see {}", self.dir.display());
+        Ok(began.elapsed())
+    }
+
+    /// SIGKILL.
+    pub fn kill(mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        let _ended = self.child.kill();
+        let _ended = self.child.wait();
+    }
+}
+
+/// Bytes that a directory takes.
+pub fn bytes_in(dir: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    let size = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => bytes_in(&entry.path()),
+        Ok(metadata) => metadata.blocks() * 512,
+        Err(_) => 0,
+    };
+    entries.flatten().map(size).sum()
+}
