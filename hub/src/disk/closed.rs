@@ -64,8 +64,8 @@ pub fn seal(disk: &dyn Disk, dir: &Path, names: &[String]) -> io::Result<()> {
 /// Takes the seal off a directory. `None` if there was none that can be read.
 pub fn unseal(disk: &dyn Disk, dir: &Path) -> Option<Seal> {
     let path = dir.join(FILE);
+    let file = disk.open_read(&path).ok()?;
     let read = || -> io::Result<String> {
-        let file = disk.open_read(&path)?;
         let mut bytes = vec![0; file.len()?.min(SEAL_BYTES_MAX) as usize];
         file.read_exact_at(0, &mut bytes)?;
         String::from_utf8(bytes).map_err(io::Error::other)

@@ -100,6 +100,30 @@ fn level(level: u32) -> std::path::PathBuf {
 }
 
 #[test]
+fn a_tree_that_was_closed_is_taken_over_as_it_is_and_grows_on() {
+    let mut log = Log::new();
+    for size in [1, 2, 5, 37, 64, 3] {
+        log.plain(size);
+        log.tree.close().unwrap();
+        assert!(log.disk.exists(&Path::new(TREE).join("closed")).unwrap());
+        log.tree = log.reopen();
+        assert!(!log.disk.exists(&Path::new(TREE).join("closed")).unwrap(), "taken off before it is written");
+    }
+    // what changed since it was closed is found
+    log.tree.close().unwrap();
+    let whole = log.disk.read(&level(1)).unwrap();
+    log.disk.damage(&level(1), |bytes| bytes[40] ^= 1).unwrap();
+    log.tree = log.reopen();
+    assert_eq!(log.disk.read(&level(1)).unwrap(), whole);
+    // a seal on another tree's files is no excuse
+    log.tree.close().unwrap();
+    log.tree = log.reopen();
+    log.tree.close().unwrap();
+    log.plain(9);
+    log.reopen();
+}
+
+#[test]
 fn a_tree_is_mended_from_the_journal_whatever_happened_to_it() {
     let mut log = Log::new();
     log.reopen();

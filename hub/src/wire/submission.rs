@@ -35,7 +35,6 @@ use crate::{
     limits,
     machine::{self, Command, Expanding, Submit, query},
     observe::metrics::Submission,
-    state::Read,
     verify::verify,
 };
 
@@ -156,12 +155,7 @@ async fn prepare(call: &Call, gates: &Gates, message: SubmitRequest) -> Result<S
 /// Looks up the recipients of a broadcast, so that the writer does not: a part
 /// at a time, because the writer waits for whoever holds the state.
 async fn look_ahead(call: &Call, gates: &Gates, mut admitted: Submit) -> Result<Submit> {
-    let is_known = |read: &dyn Read| {
-        let id = EnvelopeId::from_slice(&admitted.envelope.envelope_id).ok();
-        let sender = admitted.envelope.sender.parse().ok();
-        sender.zip(id).is_some_and(|(sender, id)| query::envelope_by_id(read, &sender, &id).is_some())
-    };
-    if !machine::is_wide(&admitted) || call.read(is_known) {
+    if !machine::is_wide(&admitted) || is_known(call, &admitted) {
         return Ok(admitted);
     }
     let _turn = gates.looking.acquire().await.map_err(Error::fault)?;
