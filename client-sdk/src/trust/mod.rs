@@ -133,12 +133,15 @@ impl Trust {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An error if the log was seen to be two.
+    /// An error if the log was seen to be two, and nobody has decided since.
     pub fn check(&self) -> Result<()> {
-        match self.book().fork() {
-            Some(fork) => Err(LogProblem::from(fork).into()),
-            None => Ok(()),
+        let mut book = self.book();
+        let Some(fork) = book.fork().cloned() else { return Ok(()) };
+        match file::load(&self.home.log())? {
+            Some(saved) if saved.former_forks.contains(&fork) => *book = saved,
+            _ => return Err(LogProblem::from(&fork).into()),
         }
+        Ok(())
     }
 
     /// Verifies a receipt that the hub has just given, and takes notice of the
@@ -179,7 +182,11 @@ impl Trust {
             let seen = std::mem::take(&mut book.unproven);
             let fork = book.fork.take();
             let fresh = std::mem::replace(&mut *book, saved);
-            if book.fork.is_none() && fresh.current().verifier == book.current().verifier {
+            let is_news = |fork: &book::Fork| {
+                fresh.current().verifier == book.current().verifier && !book.former_forks.contains(fork)
+            };
+            let fork = fork.filter(is_news);
+            if book.fork.is_none() {
                 book.fork = fork;
             }
             for head in seen {

@@ -294,4 +294,10 @@ async fn a_fork_is_kept_and_nothing_is_done_after_it() {
         );
     }
     assert!(known.verify(&forged).is_ok(), "evidence stays evidence");
+    // a person decides, in another process
+    let mut book = file::load(&enrolled.folder.path().join("log.json")).unwrap().unwrap();
+    book.accept(enrolled.log.verifier(), &[]);
+    file::save(&enrolled.folder.path().join("log.json"), &book).unwrap();
+    trust.check().unwrap();
+    trust.verify(&enrolled.receipt(3, event("o"))).unwrap();
 }
