@@ -187,7 +187,7 @@ impl World {
         let envelope_sequence = outcome.sequence().expect("recorded");
         let entry = self.batches.iter().find_map(|batch| batch.entry(envelope_sequence)).expect("there");
         let recipients = LeafList::decode(entry.cargo[1].clone()).expect("a list");
-        self.decide(NOW, &Command::Consign { envelope_sequence, recipients });
+        self.decide(NOW, &Command::Consign { envelope_sequence, recipients: recipients.into() });
         DeliveryId { envelope_sequence, recipient_index: 0 }
     }
 
