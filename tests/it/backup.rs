@@ -112,7 +112,7 @@ async fn a_hub_is_restored_from_a_backup_made_under_load() -> anyhow::Result<()>
     // what came before verifies with the old key
     let mut evidence = EvidenceServiceClient::new(raw.channel.clone());
     let accepted = accepted_in(&hub.path())?;
-    let (_, sequence) = accepted.iter().next().context("an envelope")?;
+    let (_, sequence) = accepted.first().context("an envelope")?;
     let mut evidence_of_sender =
         EvidenceServiceClient::new(Raw::at(sender.home(), "G22").await?.channel.clone());
     let request = GetReceiptRequest { sequence: *sequence, agency: String::new() };

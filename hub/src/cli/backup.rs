@@ -60,7 +60,9 @@ pub async fn backup(dir: &Path, args: &Backup) -> Result<()> {
     drop(lock);
     if let Some(call) = call {
         let mut directory = std::path::absolute(&args.directory).unwrap_or_default().display().to_string();
-        directory.truncate(directory.floor_char_boundary(limits::BACKUP_DIRECTORY_BYTES_MAX));
+        while directory.len() > limits::BACKUP_DIRECTORY_BYTES_MAX {
+            directory.pop();
+        }
         let Made { bytes, copied_bytes, .. } = made;
         call.made(BackupMade { directory, size: made.manifest.size, bytes, copied_bytes }).await?;
     }

@@ -180,12 +180,15 @@ pub mod fuzzing {
         })
     }
 
+    /// All of a state.
+    pub type Pairs = Vec<(Key, Value)>;
+
     /// How many records the newest good snapshot contains, and its pairs.
     pub fn newest_snapshot(
         disk: Arc<dyn Disk>,
         dir: &Path,
         origin: &str,
-    ) -> io::Result<Option<(u64, Vec<(Key, Value)>)>> {
+    ) -> io::Result<Option<(u64, Pairs)>> {
         let Some(snapshot) = snapshots(disk, dir, origin).newest()? else { return Ok(None) };
         let mut pairs = Vec::new();
         snapshot.load(|key, value| {
