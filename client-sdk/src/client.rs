@@ -42,7 +42,7 @@ use crate::{
 pub struct ClientOptions {
     /// Longest wait for a connection.
     pub connect_timeout: Duration,
-    /// Longest wait for the answer to one call.
+    /// Longest wait for the answer to one call; longer for many bytes.
     pub call_timeout: Duration,
     /// How long to keep trying without any progress.
     pub deadline: Duration,
@@ -106,7 +106,15 @@ impl Default for ClientOptions {
     }
 }
 
+/// The slowest link that is planned for: one of 32 KiB/s that four calls share.
+const LINK_BYTES_PER_SECOND_MIN: u64 = 8 * 1024;
+
 impl ClientOptions {
+    /// How long a call may take that carries so many bytes.
+    pub(crate) fn time_for(&self, bytes: u64) -> Duration {
+        self.call_timeout + Duration::from_millis(bytes.saturating_mul(1_000) / LINK_BYTES_PER_SECOND_MIN)
+    }
+
     pub(crate) fn patience(&self) -> Patience {
         Patience {
             first_pause: self.first_pause,
@@ -327,7 +335,16 @@ impl Inner {
 
     /// One call, bounded in time.
     pub async fn timed<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T> {
-        match tokio::time::timeout(self.options.call_timeout, call).await {
+        self.timed_for(0, call).await
+    }
+
+    /// One call that carries so many bytes, bounded in time.
+    pub async fn timed_for<T>(
+        &self,
+        bytes: u64,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T> {
+        match tokio::time::timeout(self.options.time_for(bytes), call).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(Error::of_status(status, &self.address())),
             Err(_) => Err(Error::timed_out(&self.address())),

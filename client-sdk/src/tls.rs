@@ -30,6 +30,10 @@ const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 /// Bytes that all streams of a connection may have in flight.
 const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 
+/// How long the hub has to say that it lives: on a link of 32 KiB/s a megabyte
+/// may be on its way before the question.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// The one cryptography provider.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
@@ -88,7 +92,7 @@ pub fn channel(address: &str, config: Arc<ClientConfig>, options: &ClientOptions
         .origin(origin)
         .connect_timeout(options.connect_timeout)
         .http2_keep_alive_interval(options.keep_alive)
-        .keep_alive_timeout(Duration::from_secs(10))
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES);

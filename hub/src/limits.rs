@@ -236,8 +236,9 @@ pub const STREAM_WINDOW_BYTES: u32 = 512 * 1024;
 pub const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// Silence after which a connection is asked whether it lives.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
-/// How long it has for the answer.
-pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it has for the answer: on a link of 32 KiB/s a megabyte may be on
+/// its way before the question.
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest from the handshake to the first bytes of HTTP/2, behind which
 /// silence is noticed by keepalive.
 pub const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -293,7 +294,10 @@ pub const BUSY_RETRY_MS: Millis = 200;
 pub const STOPPING_RETRY_MS: Millis = 2_000;
 /// Most uploads at once of one system.
 pub const UPLOADS_PER_SYSTEM_MAX: usize = 16;
-/// Bytes of a chunk of a download.
+/// Bytes of the first chunk of a download. A chunk counts only once it is whole,
+/// so that they grow with what has been sent: who is cut off loses a fourth.
+pub const DOWNLOAD_CHUNK_BYTES_MIN: usize = 8 * 1024;
+/// Most bytes of a chunk of a download.
 pub const DOWNLOAD_CHUNK_BYTES: usize = 256 * 1024;
 /// How long a document is needed by nobody before it leaves the vault.
 pub const DOCUMENT_GRACE_MS: Millis = 60 * MINUTE_MS;

@@ -5,6 +5,7 @@ mod backup;
 mod concurrency;
 mod corpora;
 mod crash;
+mod documents;
 mod exchange;
 mod golden;
 mod hostile;

@@ -140,15 +140,7 @@ impl ReceivedDocument {
                 file.write_all(bytes).await.map_err(failed)?;
                 file
             }
-            None => match self.save_part(&part, watch).await {
-                Ok(file) => file,
-                Err(error) => {
-                    if matches!(error, Error::Verification(_)) {
-                        let _ = tokio::fs::remove_file(&part).await;
-                    }
-                    return Err(error);
-                }
-            },
+            None => self.save_part(&part, watch).await?,
         };
         file.flush().await.map_err(failed)?;
         file.sync_all().await.map_err(failed)?;
@@ -178,19 +170,30 @@ impl ReceivedDocument {
         Ok(Digest::from(digest) == self.sha256)
     }
 
+    /// Goes on with a part that an earlier call left. If the whole is not what
+    /// the sender signed, the part may have been damaged by a crash: then once
+    /// more from the beginning.
     async fn save_part(&self, part: &Path, watch: Watch<'_>) -> Result<File> {
-        let failed = |source| Error::write(part, source);
-        let mut options = OpenOptions::new();
-        let mut file =
-            options.read(true).write(true).create(true).truncate(false).open(part).await.map_err(failed)?;
-        // what an earlier call left counts, if it is what the digest says in the end
-        let (digest, there) = self.digest_of(&mut file).await.map_err(failed)?;
-        file.set_len(there).await.map_err(failed)?;
-        file.seek(std::io::SeekFrom::Start(there)).await.map_err(failed)?;
-        let mut sink = Sink { document: self, target: &mut file, digest, done: there, watch };
-        self.download(&mut sink).await?;
-        sink.finish()?;
-        Ok(file)
+        loop {
+            let failed = |source| Error::write(part, source);
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(false);
+            let mut file = options.open(part).await.map_err(failed)?;
+            let (digest, there) = self.digest_of(&mut file).await.map_err(failed)?;
+            file.set_len(there).await.map_err(failed)?;
+            file.seek(std::io::SeekFrom::Start(there)).await.map_err(failed)?;
+            let mut sink = Sink { document: self, target: &mut file, digest, done: there, watch };
+            self.download(&mut sink).await?;
+            match sink.finish() {
+                Ok(()) => return Ok(file),
+                Err(error) => {
+                    tokio::fs::remove_file(part).await.map_err(failed)?;
+                    if there == 0 {
+                        return Err(error);
+                    }
+                }
+            }
+        }
     }
 
     async fn digest_of(&self, file: &mut File) -> std::io::Result<(Sha256, u64)> {

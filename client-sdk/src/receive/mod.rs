@@ -148,6 +148,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(90);
 const LEDGER_INTERVAL: Duration = Duration::from_secs(1);
 /// Most deliveries of one Pull.
 const PULL_MAX: u32 = 100;
+/// Most bytes of a Pull's answer, as the contract says.
+const PULL_BYTES_MAX: u64 = 3 * 1024 * 1024;
 
 impl Client {
     /// Receives for all agencies of this system. One stream at a time for a
@@ -345,8 +347,9 @@ impl Receiver {
                 accounted_to: self.ledger.numbers.begin(),
             };
             let inner = self.inner.clone();
-            let call =
-                inner.retried(|| async { inner.timed(inner.mailbox().pull(inner.request(request))).await });
+            let call = inner.retried(|| async {
+                inner.timed_for(PULL_BYTES_MAX, inner.mailbox().pull(inner.request(request))).await
+            });
             let answer = tokio::select! {
                 answer = call => answer?,
                 () = self.items.closed() => return Ok(()),

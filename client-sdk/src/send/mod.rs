@@ -317,7 +317,8 @@ async fn submit_once(inner: &Inner, entry: &Entry) -> Result<SubmitResponse> {
 
 impl Inner {
     async fn timed_submit(&self, request: SubmitRequest) -> Result<SubmitResponse> {
-        self.timed(self.submission().submit(self.request(request))).await
+        let bytes = request.encoded_len() as u64;
+        self.timed_for(bytes, self.submission().submit(self.request(request))).await
     }
 }
 
@@ -330,7 +331,8 @@ async fn upload_missing(inner: &Inner, entry: &Entry, watch: Watch<'_>) -> Resul
     let request = CheckRequest { sealed_envelope: Some(entry.sealed.clone()) };
     let answer = inner
         .retried(|| async {
-            let answer = inner.timed(inner.submission().check(inner.request(request.clone()))).await?;
+            let (bytes, mut submission) = (request.encoded_len() as u64, inner.submission());
+            let answer = inner.timed_for(bytes, submission.check(inner.request(request.clone()))).await?;
             match answer.refusal {
                 Some(refusal) if refusal.reason() != Reason::DocumentMissing => {
                     Err(Error::refused(Refused::of_message(refusal)))

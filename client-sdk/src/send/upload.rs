@@ -1,7 +1,7 @@
 //! Uploading large documents: from where the hub has them, in chunks, again
 //! after every break.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use axis_proto::{
     hub::v1::{
@@ -26,8 +26,17 @@ use crate::{
     retry::Effort,
 };
 
-/// Bytes of one chunk.
-const CHUNK_BYTES: usize = 512 * 1024;
+/// Bytes of the first chunk of a call. A chunk counts only once it is whole, so
+/// that they grow with what has been sent: who is cut off loses a fourth.
+const CHUNK_BYTES_MIN: usize = 8 * 1024;
+/// Most bytes of a chunk.
+const CHUNK_BYTES_MAX: usize = 512 * 1024;
+/// Most bytes that may be on their way when the last was read: chunks, the
+/// hub's window, the system's buffers.
+const UNDER_WAY_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// What the hub reads in a second when it verifies a document that was
+/// interrupted, on a slow disk.
+const VERIFIED_BYTES_PER_SECOND: u64 = 32 * 1024 * 1024;
 /// Chunks read ahead of the network.
 const CHUNKS_AHEAD: usize = 4;
 
@@ -87,6 +96,9 @@ async fn upload_from(
     let call = submission.upload(inner.request(ReceiverStream::new(requests)));
     let feed = feed(inner, document, file, offset, parts, watch);
     tokio::pin!(call, feed);
+    let under_way = (document.size - offset.min(document.size)).min(UNDER_WAY_BYTES_MAX);
+    let verified = Duration::from_secs(document.size / VERIFIED_BYTES_PER_SECOND);
+    let answered = inner.options.time_for(under_way) + verified;
     let mut fed = None;
     loop {
         tokio::select! {
@@ -102,7 +114,7 @@ async fn upload_from(
                 Failure::Read(source) => failed(source),
                 Failure::Stalled => Error::timed_out(&inner.address()),
             })),
-            () = tokio::time::sleep(inner.options.call_timeout), if fed.is_some() => {
+            () = tokio::time::sleep(answered), if fed.is_some() => {
                 // all is sent: the hub owes an answer
                 return Err(match fed {
                     Some(Err(error)) => error,
@@ -132,14 +144,16 @@ async fn feed(
     let mut next = UploadRequest { part: Some(Part::Start(start)) };
     let mut done = offset;
     loop {
-        match tokio::time::timeout(inner.options.call_timeout, parts.send(next)).await {
+        let patience = inner.options.time_for(CHUNK_BYTES_MAX as u64);
+        match tokio::time::timeout(patience, parts.send(next)).await {
             Ok(Ok(())) => {}
             // the call has ended, and says why
             Ok(Err(_)) => return Ok(()),
             Err(_) => return Err(Failure::Stalled),
         }
         tell(watch, document, done);
-        let left = usize::try_from(document.size - done).unwrap_or(usize::MAX).min(CHUNK_BYTES);
+        let left = usize::try_from(document.size - done).unwrap_or(usize::MAX);
+        let left = left.min(chunk_bytes(done - offset));
         if left == 0 {
             return Ok(());
         }
@@ -148,6 +162,11 @@ async fn feed(
         done += left as u64;
         next = UploadRequest { part: Some(Part::Chunk(chunk.freeze())) };
     }
+}
+
+/// Bytes of the next chunk after so many.
+fn chunk_bytes(sent: u64) -> usize {
+    usize::try_from(sent / 4).unwrap_or(CHUNK_BYTES_MAX).clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX)
 }
 
 fn tell(watch: Watch<'_>, document: &PlannedDocument, done: u64) {

@@ -12,12 +12,18 @@ use super::Call;
 use crate::{
     deliver::{Content, content_of},
     error::{Error, Result},
-    limits::DOWNLOAD_CHUNK_BYTES,
+    limits::{DOWNLOAD_CHUNK_BYTES, DOWNLOAD_CHUNK_BYTES_MIN},
     wire::call::{digest, parsed},
 };
 
 /// Chunks on their way to one client.
 const CHUNKS_PENDING_MAX: usize = 2;
+
+/// Bytes of the next chunk after so many.
+fn chunk_bytes(sent: u64) -> usize {
+    let grown = usize::try_from(sent / 4).unwrap_or(DOWNLOAD_CHUNK_BYTES);
+    grown.clamp(DOWNLOAD_CHUNK_BYTES_MIN, DOWNLOAD_CHUNK_BYTES)
+}
 
 type Chunks = ReceiverStream<std::result::Result<DownloadResponse, Status>>;
 
@@ -55,8 +61,10 @@ async fn send(
     match content {
         Content::Inline(bytes) => {
             let mut rest = bytes.slice(usize::try_from(offset).unwrap_or(bytes.len()).min(bytes.len())..);
+            let mut sent = 0;
             while !rest.is_empty() {
-                let chunk = rest.split_to(rest.len().min(DOWNLOAD_CHUNK_BYTES));
+                let chunk = rest.split_to(rest.len().min(chunk_bytes(sent)));
+                sent += chunk.len() as u64;
                 if out.send(Ok(DownloadResponse { chunk })).await.is_err() {
                     break;
                 }
@@ -77,9 +85,10 @@ async fn send(
             let mut at = offset;
             while at < size {
                 let chunk;
+                let count = chunk_bytes(at - offset);
                 (chunk, reader) = call
                     .blocking(move |_| {
-                        let chunk = reader.next(DOWNLOAD_CHUNK_BYTES)?;
+                        let chunk = reader.next(count)?;
                         Ok((chunk, reader))
                     })
                     .await?;
