@@ -14,9 +14,11 @@ use axis_proto::note::CheckpointVerifier;
 pub use checker::{Checker, Counts, Violation};
 
 use crate::{
+    clock::Clock,
     disk::Disk,
     evidence,
     journal::{self, Batch},
+    limits::Millis,
     machine,
     state::{self, Draft, State, memory::MemoryState, read_once},
     vault::Vault,
@@ -72,7 +74,7 @@ pub struct Stores<'a> {
 /// names the file and the place.
 pub fn run(stores: Stores<'_>) -> io::Result<Report> {
     let (data, disk, origin) = (stores.data, stores.disk.clone(), stores.verifier.origin().to_owned());
-    let (mut report, replayed) = look(stores)?;
+    let (mut report, replayed) = look(stores, Clock::system().now_ms())?;
     if let Some(replayed) = replayed
         && let Some(what) = state_differs(data, &disk, &origin, &replayed)?
     {
@@ -82,11 +84,12 @@ pub fn run(stores: Stores<'_>) -> io::Result<Report> {
 }
 
 /// As [`run`], but for the state: returns what it must be, unless the journal
-/// cannot be replayed.
+/// cannot be replayed. No deadline has passed that is behind `now_ms`: records
+/// may be stamped by a clock that was ahead.
 ///
 /// # Errors
 /// As [`run`].
-pub fn look(stores: Stores<'_>) -> io::Result<(Report, Option<MemoryState>)> {
+pub fn look(stores: Stores<'_>, now_ms: Millis) -> io::Result<(Report, Option<MemoryState>)> {
     let Stores { data, disk, verifier, progress } = stores;
     let dir = data.join("journal");
     // a damaged journal is named by its place, further down
@@ -107,7 +110,7 @@ pub fn look(stores: Stores<'_>) -> io::Result<(Report, Option<MemoryState>)> {
     })
     .map_err(io::Error::other)?;
     let last_ms = read_once(&replayed, |read| machine::query::meta(read).last_recorded_unix_ms);
-    let (counts, violations) = checker.finish(last_ms);
+    let (counts, violations) = checker.finish(last_ms.min(now_ms));
     let mut report = Report {
         segments: found.segments,
         counts,
