@@ -43,12 +43,23 @@ struct World {
     /// How many bytes all files together may have.
     capacity_bytes: Option<u64>,
     faults: Option<Faults>,
+    /// Syncs that do nothing, and say that they did.
+    left_out: Option<(Synced, String)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Node {
     Directory,
     File(usize),
+}
+
+/// What a sync is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Synced {
+    /// What a file holds.
+    Data,
+    /// The names in a directory.
+    Names,
 }
 
 /// One change of names, which happens as a whole.
@@ -151,6 +162,12 @@ impl MemoryDisk {
         self.world().faults = (calls > 0).then_some(faults);
     }
 
+    /// Leaves out every sync of this kind below paths that contain a word, as
+    /// if the code had forgotten it.
+    pub fn leave_out(&self, what: Synced, containing: &str) {
+        self.world().left_out = Some((what, containing.to_owned()));
+    }
+
     /// Lets the next sync of a file fail, and no other.
     pub fn fail_next_sync(&self) {
         self.world().next_sync_fails = true;
@@ -234,6 +251,11 @@ impl World {
             Some(Node::Directory) => Err(io::ErrorKind::IsADirectory.into()),
             None => Err(io::ErrorKind::NotFound.into()),
         }
+    }
+
+    fn leaves_out(&self, what: Synced, path: &Path) -> bool {
+        let left_out = self.left_out.as_ref();
+        left_out.is_some_and(|(kind, word)| *kind == what && path.to_string_lossy().contains(word))
     }
 
     fn file_ids(&self) -> impl Iterator<Item = usize> + '_ {
@@ -435,14 +457,14 @@ impl Disk for MemoryDisk {
         let id = world.files.len();
         world.files.push(Content::default());
         world.change_names(Change { set: Some((path.to_owned(), Node::File(id))), clear: None });
-        Ok(Arc::new(MemoryFile { disk: self.clone(), id }))
+        Ok(Arc::new(MemoryFile { disk: self.clone(), id, path: path.to_owned() }))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let mut world = self.world();
         world.fault()?;
         let id = world.file(path)?;
-        Ok(Arc::new(MemoryFile { disk: self.clone(), id }))
+        Ok(Arc::new(MemoryFile { disk: self.clone(), id, path: path.to_owned() }))
     }
 
     fn open_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
@@ -477,6 +499,9 @@ impl Disk for MemoryDisk {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut world = self.world();
         world.count()?;
+        if world.leaves_out(Synced::Names, dir) {
+            return Ok(());
+        }
         let pending = std::mem::take(&mut world.pending_names);
         for mut change in pending {
             let is_here = |path: &Path| path.parent() == Some(dir);
@@ -525,6 +550,8 @@ impl Disk for MemoryDisk {
 struct MemoryFile {
     disk: MemoryDisk,
     id: usize,
+    /// As it was opened.
+    path: PathBuf,
 }
 
 impl DiskFile for MemoryFile {
@@ -552,6 +579,9 @@ impl DiskFile for MemoryFile {
         world.start()?;
         if std::mem::take(&mut world.next_sync_fails) {
             return Err(io::Error::other("injected fault"));
+        }
+        if world.leaves_out(Synced::Data, &self.path) {
+            return Ok(());
         }
         world.sync(self.id)
     }

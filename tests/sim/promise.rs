@@ -1,0 +1,151 @@
+//! What the hub has answered, and so must hold for ever: every receipt, every
+//! head of its log, every document and every part of an upload that it said it
+//! has.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use axis_hub::{
+    disk::{Disk, MemoryDisk},
+    fsck::{self, Checker},
+    state::{Taken, digest, read_once},
+};
+use axis_proto::{
+    id::{Digest, SystemId},
+    receipt,
+    record::v1::{Receipt, Record},
+};
+
+use crate::hub::{DATA, Hub, verifier};
+
+/// Everything that was answered.
+#[derive(Default)]
+pub struct Promises {
+    /// Receipts by sequence, as they were shown.
+    receipts: BTreeMap<u64, Receipt>,
+    /// Roots by size, as checkpoints showed them.
+    heads: BTreeMap<u64, [u8; 32]>,
+    /// Documents that were taken, with their sizes.
+    documents: BTreeMap<Digest, u64>,
+    /// Bytes of unfinished uploads that were said to be safe.
+    parts: BTreeMap<(SystemId, Digest), (u64, u64)>,
+    /// The last snapshot.
+    snapshot: Option<Taken>,
+}
+
+impl Promises {
+    /// A receipt leaves the hub.
+    pub fn show(&mut self, shown: &Receipt) -> Record {
+        let bare = Receipt { opening: None, ..shown.clone() };
+        let verified = receipt::verify(&bare, &verifier()).expect("a receipt that verifies");
+        let checkpoint = verified.checkpoint;
+        let root = self.heads.entry(checkpoint.size).or_insert(checkpoint.root);
+        assert_eq!(*root, checkpoint.root, "two heads of one size {} were shown", checkpoint.size);
+        let before = self.receipts.entry(verified.index).or_insert_with(|| bare.clone());
+        assert_eq!(*before, bare, "record {} was shown otherwise before", verified.index);
+        verified.record
+    }
+
+    /// A document was taken.
+    pub fn document(&mut self, system: &SystemId, sha256: Digest, size: u64) {
+        self.parts.remove(&(system.clone(), sha256));
+        self.documents.insert(sha256, size);
+    }
+
+    /// So much of an upload was said to be safe.
+    pub fn part(&mut self, system: &SystemId, sha256: Digest, size: u64, committed: u64) {
+        self.parts.insert((system.clone(), sha256), (size, committed));
+    }
+
+    /// What was brought of an upload may be gone: it begins again.
+    pub fn no_part(&mut self, system: &SystemId, sha256: Digest) {
+        self.parts.remove(&(system.clone(), sha256));
+    }
+
+    /// Nothing is said about unfinished uploads any more: the disk failed.
+    pub fn no_parts(&mut self) {
+        self.parts.clear();
+    }
+
+    /// A snapshot was taken.
+    pub fn snapshot(&mut self, taken: Taken) {
+        self.snapshot = Some(taken);
+    }
+
+    /// A snapshot may have been given up: it could not be read.
+    pub fn no_snapshot(&mut self) {
+        self.snapshot = None;
+    }
+
+    /// Receipts that were shown.
+    pub fn count(&self) -> u64 {
+        self.receipts.len() as u64
+    }
+
+    /// Looks at everything after an opening, and begins a checker that has
+    /// seen all records.
+    pub fn check(&self, hub: &Hub, disk: &MemoryDisk, now_ms: u64) -> Checker {
+        let data = Path::new(DATA);
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let stores = fsck::Stores { data, disk: shared, verifier: verifier(), progress: &mut |_| {} };
+        let (report, replayed) = fsck::look(stores, now_ms).expect("readable stores");
+        assert!(report.is_clean(), "fsck: {:?}", report.violations);
+        assert!(report.notes.is_empty(), "fsck after opening: {:?}", report.notes);
+        let replayed = replayed.expect("a journal that can be replayed");
+        let same = read_once(&replayed, digest) == read_once(&*hub.state, digest);
+        assert!(same, "the state is not what the journal says");
+
+        for (sequence, shown) in &self.receipts {
+            let held = hub.evidence.find(*sequence).expect("readable");
+            assert!(held.is_some(), "record {sequence} was answered and is gone");
+            let now = hub.evidence.receipt(*sequence).expect("a receipt");
+            assert_eq!(now, *shown, "record {sequence} was shown otherwise");
+        }
+        for (sha256, size) in &self.documents {
+            let document = hub.vault.open_document(sha256);
+            let document = document.unwrap_or_else(|error| panic!("document {sha256} was taken: {error}"));
+            assert_eq!(document.size(), *size, "document {sha256}");
+        }
+        hub.vault
+            .objects(&mut |sha256| hub.vault.open_document(&sha256)?.verify())
+            .expect("every document in the vault is whole");
+        for ((system, sha256), (size, promised)) in &self.parts {
+            let mut upload = hub.vault.begin(system, sha256, *size).expect("an upload that goes on");
+            let held = upload.committed();
+            assert!(held >= *promised, "{held} of {promised} bytes of an upload of {system} are left");
+            upload.sync().expect("a disk that works");
+        }
+        if let Some(taken) = self.snapshot {
+            let path = data.join(format!("snapshots/{:020}.snapshot", taken.applied));
+            let bytes = disk.read(&path).expect("the snapshot that was taken");
+            assert_eq!(*Digest::of(&bytes).as_bytes(), taken.sha256, "the snapshot that was taken");
+        }
+
+        let mut checker = Checker::new(None);
+        feed(hub, &mut checker, 0);
+        checker
+    }
+}
+
+/// Shows the checker all that is in the journal from a sequence on.
+fn feed(hub: &Hub, checker: &mut Checker, from: u64) {
+    let mut visit = |batch: Arc<axis_hub::journal::Batch>| {
+        checker.batch(&batch);
+        Ok(std::ops::ControlFlow::Continue(()))
+    };
+    hub.journal.replay(from, &mut visit).expect("a journal that can be read");
+    let violations = checker.violations();
+    assert!(violations.is_empty(), "{violations:?}");
+}
+
+/// Shows the checker what this life has added, which is in memory; returns how
+/// much it has seen.
+pub fn follow(hub: &Hub, checker: &mut Checker, from: u64) -> u64 {
+    let mut seen = from;
+    while seen < hub.journal.size() {
+        let batch = hub.journal.batch_of(seen).expect("in memory").expect("a durable batch");
+        checker.batch(&batch);
+        seen = batch.commit.size;
+    }
+    assert!(checker.violations().is_empty(), "{:?}", checker.violations());
+    seen
+}

@@ -1,0 +1,6 @@
+//! Worlds in which something was wrong once. They are run every time, first.
+
+/// The seeds of worlds of cuts.
+pub const CUTS: &[u64] = &[1, 2, 3];
+/// The seeds of worlds of weather.
+pub const WEATHER: &[u64] = &[1, 2, 3];
