@@ -133,7 +133,12 @@ fn broadcast(dir: &Path, agencies: usize) -> anyhow::Result<Vec<(&'static str, f
     let hub = Hub::start(dir)?;
     let mut row = vec![("recipients", agencies as f64)];
     let figures = runtime.block_on(async {
-        let quiet = measured(dir, async { Ok(tokio::time::sleep(Duration::from_secs(5)).await) }).await?.0;
+        let quiet = measured(dir, async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            Ok(())
+        })
+        .await?
+        .0;
         say("one submission to all of them");
         let began = Instant::now();
         let (during, answered) = measured(dir, async {

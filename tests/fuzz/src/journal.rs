@@ -135,7 +135,7 @@ fn read(reader: &dyn JournalReader) -> Vec<Batch> {
 
 /// Makes the checksums of the header and of all frames hold again, as far as
 /// frames can be found.
-fn mend(bytes: &mut Vec<u8>) {
+fn mend(bytes: &mut [u8]) {
     if bytes.len() < HEADER_BYTES {
         return;
     }

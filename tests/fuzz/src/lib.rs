@@ -22,8 +22,11 @@ pub mod text;
 pub mod upload;
 pub mod world;
 
+/// What a fuzzer hands its inputs to.
+pub type Target = fn(&[u8]);
+
 /// Every target by name.
-pub const TARGETS: [(&str, fn(&[u8])); 7] = [
+pub const TARGETS: [(&str, Target); 7] = [
     ("envelope", envelope::run),
     ("journal", journal::run),
     ("record", record::run),

@@ -19,7 +19,7 @@ pub fn run(input: &[u8]) {
     let Some((head, rest)) = input.split_first_chunk::<4>() else { return };
     let before: Vec<&Entry> = WORLD.batches.iter().flat_map(|batch| &batch.entries).collect();
     let which = usize::from(head[1]) % before.len();
-    let mut changed: Vec<Entry> = before.iter().map(|entry| Entry::clone(entry)).collect();
+    let mut changed: Vec<Entry> = before.iter().copied().cloned().collect();
     let entry = &mut changed[which];
     let at = usize::from(u16::from_le_bytes([head[2], head[3]]));
     match head[0] & 3 {

@@ -17,8 +17,10 @@ use super::world::{ORIGIN, WORLD};
 const DIR: &str = "/snapshots";
 const SHA256_BYTES: usize = 32;
 
-/// The world's state as a snapshot.
-static WRITTEN: LazyLock<(Vec<u8>, Vec<(Key, Value)>)> = LazyLock::new(|| {
+type Pairs = Vec<(Key, Value)>;
+
+/// The world's state as a snapshot, and what it holds.
+static WRITTEN: LazyLock<(Vec<u8>, Pairs)> = LazyLock::new(|| {
     let disk = MemoryDisk::default();
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     let path = fuzzing::take_snapshot(shared, Path::new(DIR), ORIGIN, &WORLD.state).expect("written");
