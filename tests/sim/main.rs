@@ -273,7 +273,7 @@ fn syncs(seed: u64) -> bool {
         let heard = how.clone();
         std::panic::set_hook(Box::new(move |panic| {
             let mut how = heard.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let words = panic.payload_as_str().unwrap_or_default().lines().next().unwrap_or_default();
+            let words = words_of(panic.payload()).lines().next().unwrap_or_default();
             if how.is_empty() {
                 words.chars().take(160).for_each(|char| how.push(char));
             }
@@ -308,4 +308,10 @@ impl Outcome {
         self.receipts += other.receipts;
         self.deliveries += other.deliveries;
     }
+}
+
+/// What a panic says.
+fn words_of(payload: &dyn std::any::Any) -> &str {
+    let said = payload.downcast_ref::<String>().map(String::as_str);
+    said.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or_default()
 }

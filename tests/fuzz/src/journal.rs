@@ -85,7 +85,7 @@ pub fn run(input: &[u8]) {
         }
     }
     if how & 1 == 1 {
-        files.iter().for_each(|path| drop(disk.damage(path, mend)));
+        files.iter().for_each(|path| drop(disk.damage(path, |bytes| mend(bytes))));
     }
     look(&disk, how & 1 == 1, cut, changes);
 }
