@@ -4,6 +4,7 @@ mod architecture;
 mod backup;
 mod concurrency;
 mod corpora;
+mod counts;
 mod crash;
 mod documents;
 mod exchange;
