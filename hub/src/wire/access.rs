@@ -270,7 +270,9 @@ mod tests {
     fn every_method_that_answers_a_stream_is_known() {
         for set in [axis_proto::FILE_DESCRIPTOR_SET, tonic_health::pb::FILE_DESCRIPTOR_SET] {
             let set = prost_types::FileDescriptorSet::decode(set).unwrap();
+            // operators come over a socket of their own
             let services = set.file.iter().flat_map(|file| &file.service);
+            let services = services.filter(|service| service.name() != "AdminService");
             for method in services.flat_map(|service| &service.method) {
                 let path = format!("/service/{}", method.name());
                 assert_eq!(answers_a_stream(&path), method.server_streaming(), "{path}");

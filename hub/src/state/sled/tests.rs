@@ -412,7 +412,7 @@ fn a_store_newer_than_the_journal_stops_every_start_until_it_is_removed() {
         let lost = error.get_ref().and_then(|error| error.downcast_ref::<JournalLost>()).unwrap();
         assert_eq!(lost.records, house.records.size());
         assert!(error.to_string().contains(&lost.records.to_string()), "{error}");
-        assert!(error.to_string().contains("axis-hub rebuild"), "{error}");
+        assert!(error.to_string().contains("axis-hub restore"), "{error}");
         (lost.store.clone(), lost.applied)
     };
     let redo = house.options.dir.join(redo::FILE);
@@ -433,7 +433,7 @@ fn a_store_newer_than_the_journal_stops_every_start_until_it_is_removed() {
     let (store, applied) = refused(&house);
     assert!(store.contains("snapshot") && applied > house.records.size(), "{store} {applied}");
     assert_eq!(house.snapshots(), taken, "nothing is removed");
-    // an operator's consent, as `axis-hub rebuild` carries it out
+    // none of them is left, as in the directory that `axis-hub restore` makes
     fs::remove_dir_all(&house.options.snapshots).unwrap();
     assert_eq!(house.check(), house.records.size());
 }
