@@ -28,7 +28,12 @@ impl Device {
         // nothing may be left for later: the kernel would write it in the
         // midst of a cut
         let options = "lazy_itable_init=0,lazy_journal_init=0";
-        run("mkfs.ext4", &["-q".as_ref(), "-F".as_ref(), "-E".as_ref(), options.as_ref(), image.as_ref()])?;
+        // and nothing is kept back for root, whom a test is
+        let mut make = vec!["-q", "-F", "-m", "0", "-E", options];
+        let image_name = image.to_str().context("a path in UTF-8")?;
+        make.push(image_name);
+        let make: Vec<&std::ffi::OsStr> = make.into_iter().map(AsRef::as_ref).collect();
+        run("mkfs.ext4", &make)?;
         std::fs::create_dir(folder.join("mounted"))?;
         let mut device = Self { folder: folder.to_owned(), image, images: 1, node: None, mounted: false };
         device.mount()?;

@@ -158,13 +158,15 @@ impl HubProcess {
 
     /// Waits until it ends by itself, and says how.
     pub async fn ended(&mut self) -> anyhow::Result<ExitStatus> {
-        let mut child = self.child.take().context("it runs")?;
+        // kept until it has ended: nothing is left behind if it does not
+        let child = self.child.as_mut().context("it runs")?;
         let mut status = None;
         eventually("the hub ends", async || {
             status = child.try_wait().ok().flatten();
             status.is_some()
         })
         .await;
+        self.child = None;
         status.context("it ended")
     }
 

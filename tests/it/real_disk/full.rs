@@ -154,21 +154,35 @@ async fn full_to_the_last_byte_the_hub_stops_and_has_lost_nothing() -> anyhow::R
     load.answered(50).await?;
     // what the journal has ahead is used up by records that change the same
     // few keys, so that nothing but the journal needs room
-    let ballast = Ballast::leaving(&place.device.path(), 0)?;
-    let mut admin = hub.admin().await?;
-    let filling = tokio::spawn(async move {
-        let agency = Agency {
-            code: "X01".to_owned(),
-            name: "Cơ quan".to_owned(),
-            state: AgencyState::Active.into(),
-            ..Agency::default()
-        };
-        let entries = vec![DirectoryEntry { value: Some(Value::Agency(agency)) }; 50];
-        let request = ChangeDirectoryRequest { entries, remark: "x".repeat(4_000) };
-        while admin.change_directory(request.clone()).await.is_ok() {}
+    let ballast = Ballast::leaving(&place.device.path(), 2 * MIB)?;
+    let admin = hub.admin().await?;
+    let filling = (0..8).map(|place: usize| {
+        let mut admin = admin.clone();
+        tokio::spawn(async move {
+            for number in 0.. {
+                let agency = |code: usize| Agency {
+                    code: format!("X{place:02}.{code:02}"),
+                    name: format!("Cơ quan {number}"),
+                    state: AgencyState::Active.into(),
+                    ..Agency::default()
+                };
+                let entry = |code| DirectoryEntry { value: Some(Value::Agency(agency(code))) };
+                let entries = (0..90).map(entry).collect();
+                let request = ChangeDirectoryRequest { entries, remark: String::new() };
+                if admin.change_directory(request).await.is_err() {
+                    return number;
+                }
+            }
+            0
+        })
     });
+    let filling: Vec<tokio::task::JoinHandle<u32>> = filling.collect();
     let status = hub.ended().await?;
-    filling.await?;
+    let mut changes = 0;
+    for one in filling {
+        changes += one.await?;
+    }
+    println!("full after {changes} changes");
     let log = hub.log_end();
     assert_eq!(status.code(), Some(1), "{status}: {log}");
     assert!(log.contains("the journal did not take a batch") && log.contains("No space left"), "{log}");
