@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn every_reason_says_what_to_do_in_both_languages() {
-        assert_eq!(Reason::ALL.len(), 44);
+        assert_eq!(Reason::ALL.len(), 47);
         for reason in Reason::ALL.iter().copied() {
             assert_ne!(reason.remedy(), Remedy::Unspecified, "{reason:?}");
             assert!(reason.message(Language::En).ends_with('.'), "{reason:?}");
