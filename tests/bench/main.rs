@@ -5,6 +5,7 @@
 //! bench seed-journal N --dir HUB     a hub with N envelopes that wait
 //! bench queues --waiting 1000,…      what they cost, and whom a broadcast stalls
 //! bench hostile                      the honest beside each kind of attack
+//! bench transfers                    large documents beside them, and the hub's memory
 //! ```
 
 mod hostile;
@@ -13,6 +14,7 @@ mod load;
 mod queues;
 mod report;
 mod seed;
+mod transfers;
 
 use std::process::ExitCode;
 
@@ -33,6 +35,8 @@ enum Command {
     Queues(queues::Args),
     /// Latencies of honest systems, alone and beside hostile ones
     Hostile(hostile::Args),
+    /// Move large documents beside a long queue, and measure the hub's memory
+    Transfers(transfers::Args),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +44,7 @@ fn main() -> ExitCode {
         Command::SeedJournal(args) => seed::run(&args),
         Command::Queues(args) => queues::run(&args).inspect(|()| println!("\n{}", report::machine())),
         Command::Hostile(args) => hostile::run(&args),
+        Command::Transfers(args) => transfers::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

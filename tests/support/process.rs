@@ -59,6 +59,28 @@ impl HubProcess {
         Ok(hub)
     }
 
+    /// Makes a hub with a past and starts it. Its systems are
+    /// [`crate::seed::home`].
+    pub async fn seeded(plan: crate::seed::Plan) -> anyhow::Result<Self> {
+        crate::log();
+        let dir = TempDir::new()?;
+        let (hub, path) = (dir.path().join("hub"), dir.path().join("hub"));
+        let seeded = tokio::task::spawn_blocking(move || crate::seed::seed(&path, &plan, &mut |_| {}));
+        let verifier_key = seeded.await??.verifier_key;
+        let mut hub = Self { dir, hub, environment: Vec::new(), verifier_key, child: None };
+        hub.resume().await?;
+        Ok(hub)
+    }
+
+    /// A figure of `/proc/<pid>/status` that is in KiB, as MiB; 0 where there
+    /// is none.
+    pub fn memory_mib(&self, name: &str) -> u64 {
+        let Some(child) = &self.child else { return 0 };
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+        line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default() / 1_024
+    }
+
     /// The hub's directory.
     pub fn path(&self) -> PathBuf {
         self.hub.clone()

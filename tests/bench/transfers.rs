@@ -1,0 +1,177 @@
+//! `bench transfers`: large documents in and out at once beside a long queue,
+//! and the memory that the hub took for it. The bytes are made as they are
+//! sent and thrown away as they come; only the hub keeps them. Fails if the
+//! hub took more than it may.
+
+use std::{path::Path, time::Instant};
+
+use anyhow::Context as _;
+use axis_proto::{
+    hub::v1::{
+        DownloadRequest, PullRequest, SubmitRequest, UploadRequest, UploadStart, upload_request::Part,
+    },
+    id::Digest,
+};
+use axis_tests::{
+    HubProcess, Raw,
+    seed::{Plan, agency, home},
+};
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+use tokio_stream::wrappers::ReceiverStream;
+
+/// Bytes of one chunk of an upload.
+const CHUNK: u64 = 512 * 1024;
+
+/// What is to be moved.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Envelopes that wait meanwhile
+    #[arg(long, default_value_t = 100_000)]
+    waiting: u64,
+    /// MiB of each document
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u64).range(1..=16_384))]
+    mib: u64,
+    /// Documents that come in at once, each from a system of its own
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(0..=8))]
+    up: u8,
+    /// Documents that go out at the same time, each to a system of its own
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=8))]
+    down: u8,
+    /// Most MiB that the hub's process may ever have taken
+    #[arg(long, default_value_t = 256)]
+    memory_mib: u64,
+}
+
+/// Runs it.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    tokio::runtime::Runtime::new()?.block_on(transfer(args))
+}
+
+async fn transfer(args: &Args) -> anyhow::Result<()> {
+    let size = args.mib << 20;
+    let began = Instant::now();
+    let plan = Plan { waiting: args.waiting, systems: 16, ..Plan::default() };
+    let mut hub = HubProcess::seeded(plan).await?;
+    let say = |hub: &HubProcess, what: &str, began: Instant, bytes: u64| {
+        let took = began.elapsed().as_secs_f64();
+        let rate = bytes as f64 / took / f64::from(1 << 20);
+        let rate = if bytes > 0 { format!(", {rate:.0} MiB/s") } else { String::new() };
+        println!("{what}: {took:.1} s{rate}; the hub has taken {} MiB at most", hub.memory_mib("VmHWM:"));
+    };
+    say(&hub, &format!("{} envelopes wait, the hub made its state", args.waiting), began, 0);
+
+    // those who receive have nothing else in their mailboxes
+    let mut receivers = Vec::new();
+    for place in 0..args.down {
+        let code = format!("T{place:02}");
+        let ministry = hub.ministry(&code.to_lowercase(), &[&code]).await?;
+        receivers.push((ministry.home().to_owned(), code));
+    }
+    let first = digest(1, size);
+    let began = Instant::now();
+    upload(&home(&hub.path(), 15), 15, 1, first, size).await?;
+    say(&hub, "one in", began, size);
+    let codes: Vec<&str> = receivers.iter().map(|(_, code)| code.as_str()).collect();
+    send(&home(&hub.path(), 15), &codes, first, size).await?;
+
+    let second = if args.up > 0 { digest(2, size) } else { first };
+    let began = Instant::now();
+    let mut moving = tokio::task::JoinSet::new();
+    for place in 0..usize::from(args.up) {
+        let home = home(&hub.path(), place);
+        moving.spawn(async move { upload(&home, place, 2, second, size).await });
+    }
+    for (number, (home, code)) in receivers.into_iter().enumerate() {
+        moving.spawn(async move { download(&home, &code, first, size, number == 0).await });
+    }
+    let mut hwm = 0;
+    while let Some(moved) = moving.join_next().await {
+        moved??;
+        hwm = hub.memory_mib("VmHWM:");
+    }
+    let all = size * u64::from(args.up + args.down);
+    say(&hub, &format!("{} in and {} out at once, {} MiB each", args.up, args.down, args.mib), began, all);
+
+    hub.kill()?;
+    let began = Instant::now();
+    hub.resume().await?;
+    say(&hub, "started again after SIGKILL", began, 0);
+    hub.terminate().await?;
+    anyhow::ensure!(hwm > 0, "the system does not say how much memory the hub took");
+    anyhow::ensure!(hwm < args.memory_mib, "the hub took {hwm} MiB, {} are allowed", args.memory_mib);
+    Ok(())
+}
+
+/// A document's bytes from a place that is a multiple of a chunk.
+fn chunk(seed: u64, at: u64, size: u64) -> Bytes {
+    let mut bytes = vec![0; CHUNK.min(size - at) as usize];
+    for (number, block) in bytes.chunks_mut(4_096).enumerate() {
+        let mark = (seed << 56 | (at + number as u64)).to_le_bytes();
+        let len = mark.len().min(block.len());
+        block[..len].copy_from_slice(&mark[..len]);
+    }
+    bytes.into()
+}
+
+fn digest(seed: u64, size: u64) -> Digest {
+    let mut hasher = Sha256::new();
+    (0..size).step_by(CHUNK as usize).for_each(|at| hasher.update(chunk(seed, at, size)));
+    <[u8; 32]>::from(hasher.finalize()).into()
+}
+
+async fn upload(home: &Path, place: usize, seed: u64, sha256: Digest, size: u64) -> anyhow::Result<()> {
+    let raw = Raw::at(home, &agency(place)).await?;
+    let (parts, requests) = tokio::sync::mpsc::channel(2);
+    tokio::spawn(async move {
+        let sha256 = Bytes::copy_from_slice(sha256.as_ref());
+        let mut next = Part::Start(UploadStart { sha256, size, offset: 0 });
+        for at in (0..size).step_by(CHUNK as usize) {
+            if parts.send(UploadRequest { part: Some(next) }).await.is_err() {
+                return;
+            }
+            next = Part::Chunk(chunk(seed, at, size));
+        }
+        let _ended = parts.send(UploadRequest { part: Some(next) }).await;
+    });
+    let answer = raw.submission().upload(ReceiverStream::new(requests)).await?.into_inner();
+    anyhow::ensure!(answer.complete, "{} of {size} bytes are there", answer.committed_bytes);
+    Ok(())
+}
+
+async fn send(home: &Path, to: &[&str], sha256: Digest, size: u64) -> anyhow::Result<()> {
+    use axis_proto::envelope::v1::{Document, Recipient, envelope::Body};
+    let raw = Raw::at(home, &agency(15)).await?;
+    let mut envelope = raw.envelope(to[0], b"");
+    envelope.recipients = to.iter().map(|code| Recipient { agency: (*code).into(), kind: 1 }).collect();
+    if let Some(Body::Document(body)) = &mut envelope.body {
+        let sha256 = Bytes::copy_from_slice(sha256.as_ref());
+        body.documents = vec![Document { size, sha256, ..body.documents[0].clone() }];
+    }
+    let request = SubmitRequest { sealed_envelope: Some(raw.seal(&envelope)), ..Default::default() };
+    raw.submission().submit(request).await?;
+    Ok(())
+}
+
+async fn download(home: &Path, code: &str, sha256: Digest, size: u64, check: bool) -> anyhow::Result<()> {
+    let raw = Raw::at(home, code).await?;
+    let pull = PullRequest { max_wait_ms: 30_000, ..Default::default() };
+    let pulled = raw.mailbox().pull(pull).await?.into_inner();
+    let delivery = pulled.deliveries.first().with_context(|| format!("nothing came to {code}"))?;
+    let request = DownloadRequest {
+        delivery_id: delivery.delivery_id.clone(),
+        sha256: Bytes::copy_from_slice(sha256.as_ref()),
+        ..Default::default()
+    };
+    let mut chunks = raw.mailbox().download(request).await?.into_inner();
+    let (mut came, mut hasher) = (0, Sha256::new());
+    while let Some(message) = chunks.message().await? {
+        came += message.chunk.len() as u64;
+        if check {
+            hasher.update(&message.chunk);
+        }
+    }
+    anyhow::ensure!(came == size, "{came} of {size} bytes came");
+    anyhow::ensure!(!check || hasher.finalize()[..] == *sha256.as_bytes(), "other bytes came");
+    Ok(())
+}
