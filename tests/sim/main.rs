@@ -50,7 +50,9 @@ const WEATHER_WORLDS: u32 = 150;
 const TWICE: u64 = 3;
 
 const CUT_WORLD: Profile = Profile {
-    cuts: 12,
+    cuts: 10,
+    steps_max: 50,
+    operations_max: 150,
     sled: false,
     lost: 10,
     twice: 10,
@@ -62,6 +64,8 @@ const CUT_WORLD: Profile = Profile {
 const SLED_WORLD: Profile = Profile { cuts: 10, sled: true, ..CUT_WORLD };
 const WEATHER_WORLD: Profile = Profile {
     cuts: 3,
+    steps_max: 160,
+    operations_max: 260,
     sled: false,
     lost: 80,
     twice: 80,

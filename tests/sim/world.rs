@@ -44,8 +44,6 @@ use crate::{
 
 /// When the worlds begin: 2026-09-21.
 const START_MS: u64 = 1_790_000_000_000;
-/// Steps of one life at most.
-const LIFE_STEPS_MAX: usize = 160;
 /// Steps in which everything must settle once nothing fails any more.
 const CALM_STEPS_MAX: usize = 3_000;
 
@@ -54,6 +52,10 @@ const CALM_STEPS_MAX: usize = 3_000;
 pub struct Profile {
     /// How often the power goes, before everything must settle.
     pub cuts: u32,
+    /// Steps of one life at most, of about 6 ms each.
+    pub steps_max: usize,
+    /// Operations of the disk after which the power goes, at most.
+    pub operations_max: usize,
     /// Whether the state is in real sled. Its threads are its own: then a seed
     /// does not give the same bytes again.
     pub sled: bool,
@@ -388,9 +390,9 @@ impl World {
 
     fn doom(&self) -> Doom {
         match self.random(20) {
-            0..=12 => Doom::Operation(1 + self.random(260) as u64),
-            13 | 14 => Doom::Power(self.random(LIFE_STEPS_MAX)),
-            15 => Doom::Kill(self.random(LIFE_STEPS_MAX)),
+            0..=12 => Doom::Operation(1 + self.random(self.profile.operations_max) as u64),
+            13 | 14 => Doom::Power(self.random(self.profile.steps_max)),
+            15 => Doom::Kill(self.random(self.profile.steps_max)),
             16..=18 => Doom::Faults(20 + self.random(300) as u32),
             _ => Doom::Full(self.random(40)),
         }
@@ -409,7 +411,7 @@ impl World {
             _ => {}
         }
         let (mut full_until, mut clock_until) = (None, None);
-        for step in 0..LIFE_STEPS_MAX {
+        for step in 0..self.profile.steps_max {
             self.pass(1 + self.random(12) as u64, &hub).await;
             match doom {
                 Doom::Power(at) | Doom::Kill(at) if step >= at => return,
@@ -473,7 +475,8 @@ impl World {
         } else if clock_until.is_none() && self.random(1_000) < self.profile.clock_steps {
             let now_ms = self.wall_ms();
             hub.clock.jump_to(if self.chance(2) {
-                now_ms + [3_000, 50_000, 90_000, 7_200_000][self.random(4)]
+                // a lease that was given then lasts as much longer; fsck allows an hour
+                now_ms + [3_000, 50_000, 90_000, 1_500_000][self.random(4)]
             } else {
                 now_ms - [3_000, 50_000, 90_000, 40 * 86_400_000][self.random(4)]
             });
