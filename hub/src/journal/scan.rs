@@ -305,9 +305,10 @@ pub(super) fn read_whole(disk: &dyn Disk, path: &Path, bytes: Option<u64>) -> Re
 /// Whether the batch that begins at `start` and is bad at `bad` was cut short
 /// by a crash, and how many bytes of it there are; if not, the reason.
 ///
-/// A crash leaves zeros where bytes did not arrive: from some byte on, or in
-/// whole sectors. A batch that shows its end and has no such hole where it is
-/// bad had been written, so it may have been answered: that is damage.
+/// A crash leaves zeros where bytes did not arrive: from some byte on, in whole
+/// sectors, or up to some byte. A batch that shows its end and has no such hole
+/// where it is bad had been written, so it may have been answered: that is
+/// damage.
 fn unfinished(data: &[u8], start: usize, bad: usize, batch: u64, mark: &Mark) -> Result<u64, String> {
     let end = data.iter().rposition(|byte| *byte != 0).map_or(start, |last| last + 1).max(start);
     let arrived = (end - start) as u64;
@@ -329,11 +330,14 @@ fn unfinished(data: &[u8], start: usize, bad: usize, batch: u64, mark: &Mark) ->
         None if shows_its_end(&data[..end], bad, batch, mark) => end,
         None => return Ok(arrived),
     };
-    let hole = (bad / SECTOR_BYTES..bad_end.div_ceil(SECTOR_BYTES)).any(|sector| {
-        let from = (sector * SECTOR_BYTES).max(start);
-        let to = ((sector + 1) * SECTOR_BYTES).min(data.len());
-        data[from..to].iter().all(|byte| *byte == 0)
-    });
+    // torn at a byte, and only what is behind it arrived
+    let headless = data[start] == 0;
+    let hole = headless
+        || (bad / SECTOR_BYTES..bad_end.div_ceil(SECTOR_BYTES)).any(|sector| {
+            let from = (sector * SECTOR_BYTES).max(start);
+            let to = ((sector + 1) * SECTOR_BYTES).min(data.len());
+            data[from..to].iter().all(|byte| *byte == 0)
+        });
     if hole { Ok(arrived) } else { Err(" in a batch that was complete".into()) }
 }
 

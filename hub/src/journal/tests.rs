@@ -200,6 +200,19 @@ fn a_last_batch_cut_at_any_byte_reopens_to_the_one_before() {
 }
 
 #[test]
+fn a_last_batch_whose_beginning_did_not_arrive_reopens_to_the_one_before() {
+    let disk = MemoryDisk::default();
+    let (batches, ends) = three(&disk);
+    let path = segments_of(&disk).remove(0);
+    for torn in ends[2] + 1..ends[3] {
+        let disk = disk.copy();
+        disk.damage(&path, |bytes| bytes[ends[2]..torn].fill(0)).unwrap();
+        let journal = open(&disk).unwrap();
+        assert_eq!((journal.size(), journal.last_commit()), (3, Some(&batches[1].commit)), "at {torn}");
+    }
+}
+
+#[test]
 fn a_last_batch_that_lost_sectors_reopens_to_the_one_before() {
     let disk = MemoryDisk::default();
     let (_, ends) = three(&disk);
