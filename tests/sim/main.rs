@@ -14,6 +14,9 @@
 //! sim cuts --world S           one world again, by its seed
 //! ```
 //!
+//! After each batch: the invariants of `fsck` over the records, and what the
+//! state says of every key that the batch touched.
+//!
 //! After each cut: the hub opens without help, the checker of `fsck` is clean,
 //! every receipt, head, document and upload that was answered is there, byte
 //! for byte, and the state is what the journal says. In the end faults stop,

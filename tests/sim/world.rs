@@ -15,7 +15,6 @@ use std::{
 use axis_hub::{
     disk::{Disk as _, MemoryDisk, memory::Synced},
     error::{Error, Result},
-    fsck::Checker,
     journal::segments::Layout,
     limits,
     machine::{Command, query},
@@ -39,7 +38,7 @@ use crate::{
     agency::{self, Mood},
     calls::Call,
     hub::{self, Beginning, DATA, Hub, Keep},
-    promise::{Promises, follow},
+    promise::{Promises, Watch},
 };
 
 /// When the worlds begin: 2026-09-21.
@@ -299,14 +298,14 @@ impl World {
         }
         let mut first = true;
         while self.outcome.borrow().cuts < self.profile.cuts {
-            let mut checker = self.begin(!first);
+            let mut watch = self.begin(!first);
             if first {
-                self.enrol(&mut checker).await;
+                self.enrol(&mut watch).await;
                 first = false;
             }
             let doom = self.doom();
-            self.live(doom, &mut checker).await;
-            self.die(doom).await;
+            self.live(doom, &mut watch).await;
+            self.die(doom, &watch).await;
         }
         self.settle().await;
         self.outcome.take()
@@ -323,7 +322,7 @@ impl World {
 
     /// Opens the hub, however often the power goes meanwhile, and looks at
     /// everything that it had promised.
-    fn begin(&self, may_fail: bool) -> Checker {
+    fn begin(&self, may_fail: bool) -> Watch {
         loop {
             self.life.set(self.life.get() + 1);
             self.prepare_sled();
@@ -344,9 +343,9 @@ impl World {
                     self.disk.fail_one_in(0, 0);
                     // it was away, perhaps past deadlines, and has not looked at
                     // its timers yet: that all are settled is asked at the end
-                    let checker = self.promises().check(&hub, &self.disk, 0);
+                    let watch = self.promises().check(&hub, &self.disk, 0);
                     *self.hub.borrow_mut() = Some(Rc::new(hub));
-                    return checker;
+                    return watch;
                 }
                 Err(_) if failing => self.outcome.borrow_mut().recovery_cuts += u32::from(self.go_down(3)),
                 Err(error) => panic!("the hub did not open: {error}"),
@@ -369,7 +368,7 @@ impl World {
         power
     }
 
-    async fn enrol(self: &Rc<Self>, checker: &mut Checker) {
+    async fn enrol(self: &Rc<Self>, watch: &mut Watch) {
         let hub = self.hub().expect("a hub");
         for command in agency::directory() {
             let call = Call::command(self, command);
@@ -385,7 +384,7 @@ impl World {
                 () = step => {}
             }
         }
-        follow(&hub, checker, 1);
+        watch.follow(&hub);
     }
 
     fn doom(&self) -> Doom {
@@ -399,9 +398,8 @@ impl World {
     }
 
     /// One life, until its doom.
-    async fn live(self: &Rc<Self>, doom: Doom, checker: &mut Checker) {
+    async fn live(self: &Rc<Self>, doom: Doom, watch: &mut Watch) {
         let hub = self.hub().expect("a hub");
-        let mut seen = hub.journal.size();
         match doom {
             Doom::Operation(count) => self.disk.fail_after(count),
             Doom::Faults(one_in) => {
@@ -426,13 +424,13 @@ impl World {
             for _ in 0..4 {
                 match hub.step() {
                     Ok(true) => {
-                        seen = follow(&hub, checker, seen);
+                        watch.follow(&hub);
                         yield_now().await;
                     }
                     Ok(false) => break,
                     // what is not durable is nobody's: the process ends at once
                     Err(_) => {
-                        assert_eq!(hub.evidence.size(), seen, "shown, although it failed");
+                        assert_eq!(hub.evidence.size(), watch.seen(), "shown, although it failed");
                         return;
                     }
                 }
@@ -532,8 +530,9 @@ impl World {
     }
 
     /// The end of a life.
-    async fn die(&self, doom: Doom) {
+    async fn die(&self, doom: Doom, watch: &Watch) {
         let hub = self.hub.borrow_mut().take().expect("a hub");
+        watch.compare(&hub);
         hub.end();
         drop(hub);
         // those who waited hear that the connection is gone
@@ -558,11 +557,10 @@ impl World {
     /// Nothing fails any more: all that was sent is accepted, and all that was
     /// accepted is settled for everybody.
     async fn settle(self: &Rc<Self>) {
-        let mut checker = self.begin(false);
+        let mut watch = self.begin(false);
         self.calm.set(true);
         let hub = self.hub().expect("a hub");
         hub.clock.confirm();
-        let mut seen = hub.journal.size();
         for step in 0.. {
             assert!(step < CALM_STEPS_MAX, "not settled: {}", self.open(&hub));
             self.pass(20, &hub).await;
@@ -572,18 +570,18 @@ impl World {
                 self.requeue(&hub);
             }
             while hub.step().expect("a disk that works") {
-                seen = follow(&hub, &mut checker, seen);
+                watch.follow(&hub);
                 yield_now().await;
             }
             if step > 20 && self.posting() == 0 && self.open(&hub).is_empty() {
                 break;
             }
         }
-        let checker = self.promises().check(&hub, &self.disk, self.wall_ms());
-        assert_eq!(checker.unsettled(), 0);
+        let watch = self.promises().check(&hub, &self.disk, self.wall_ms());
+        assert_eq!(watch.unsettled(), 0);
         hub.end();
         let mut outcome = self.outcome.borrow_mut();
-        outcome.records = seen;
+        outcome.records = watch.seen();
         outcome.receipts = self.promises().count();
         outcome.journal = self.journal_sha256();
     }
