@@ -571,6 +571,13 @@ impl Error {
         }
     }
 
+    /// Whether something was on its way and did not arrive: a shorter message
+    /// may.
+    pub(crate) fn may_be_the_link(&self) -> bool {
+        matches!(self, Self::Unreachable(Unreachable { cause, .. })
+            if matches!(cause, Cause::Broken | Cause::TimedOut | Cause::Other))
+    }
+
     /// The refusal behind this error, if there is one, pending or not.
     pub fn refusal(&self) -> Option<&Refused> {
         match self {

@@ -193,7 +193,7 @@ fn figures(situation: &'static str, mut times: Vec<(u64, u64)>, attacks: u64, hu
 async fn letters(pair: Arc<(Raw, Raw)>, time: Duration) -> anyhow::Result<Vec<(u64, u64)>> {
     let (sender, receiver) = &*pair;
     let (say, said) = mpsc::channel(8);
-    let start = ReceiveStart { accounted_to: 0, credit: 1, lease_duration_ms: 0 };
+    let start = ReceiveStart { accounted_to: 0, credit: 1, lease_duration_ms: 0, ..Default::default() };
     say.send(ReceiveRequest { part: Some(Say::Start(start)) }).await?;
     let mut heard = receiver.mailbox().receive(ReceiverStream::new(said)).await?.into_inner();
     let (mut times, began) = (Vec::new(), Instant::now());

@@ -138,7 +138,13 @@ pub async fn deliver(dir: &Path, place: usize, count: u64) -> anyhow::Result<(Do
     let (out, asks) = mpsc::channel(2 * CREDIT as usize);
     let ask = |part| ReceiveRequest { part: Some(part) };
     let credit = CREDIT.min(count.try_into().unwrap_or(CREDIT));
-    out.send(ask(Ask::Start(ReceiveStart { accounted_to: 0, credit, lease_duration_ms: 600_000 }))).await?;
+    out.send(ask(Ask::Start(ReceiveStart {
+        accounted_to: 0,
+        credit,
+        lease_duration_ms: 600_000,
+        ..Default::default()
+    })))
+    .await?;
     let mut answers = raw.mailbox().receive(ReceiverStream::new(asks)).await?.into_inner();
     let mut sent = std::collections::HashMap::new();
     let (mut taken, mut done, mut first, mut latencies) = (0, 0, Duration::ZERO, Vec::new());

@@ -309,7 +309,7 @@ async fn who_never_answers_or_never_reads_costs_its_own_credit() -> anyhow::Resu
     let mut refused = None;
     for _ in 0..=limits::RECEIVES_PER_SYSTEM_MAX {
         let (say, said) = mpsc::channel(2);
-        let start = ReceiveStart { accounted_to: 0, credit: 2, lease_duration_ms: 0 };
+        let start = ReceiveStart { accounted_to: 0, credit: 2, lease_duration_ms: 0, ..Default::default() };
         say.send(ReceiveRequest { part: Some(Say::Start(start)) }).await?;
         match raw.mailbox().receive(ReceiverStream::new(said)).await {
             Ok(stream) => held.push((say, stream.into_inner())),

@@ -53,7 +53,7 @@ impl Situation {
 
     async fn receive(&self, accounted_to: u64, credit: u32) -> anyhow::Result<Receiving> {
         let (say, said) = mpsc::channel(16);
-        let start = ReceiveStart { accounted_to, credit, lease_duration_ms: 0 };
+        let start = ReceiveStart { accounted_to, credit, lease_duration_ms: 0, ..Default::default() };
         say.send(ReceiveRequest { part: Some(Say::Start(start)) }).await?;
         let heard = self.byt.mailbox().receive(ReceiverStream::new(said)).await?.into_inner();
         Ok(Receiving { say, heard })
@@ -259,7 +259,7 @@ async fn what_a_receiver_may_not_say_ends_its_stream() -> anyhow::Result<()> {
 async fn one_who_has_said_all_gets_what_it_has_credit_for() -> anyhow::Result<()> {
     let situation = Situation::new().await?;
     situation.send(3).await?;
-    let start = ReceiveStart { accounted_to: 0, credit: 2, lease_duration_ms: 0 };
+    let start = ReceiveStart { accounted_to: 0, credit: 2, lease_duration_ms: 0, ..Default::default() };
     let said = tokio_stream::iter([ReceiveRequest { part: Some(Say::Start(start)) }]);
     let mut heard = situation.byt.mailbox().receive(said).await?.into_inner();
     let mut deliveries = 0;

@@ -44,6 +44,10 @@ struct Shared {
     cuts: AtomicU64,
     /// Rises with every cut; connections of before are closed.
     cut: watch::Sender<()>,
+    /// Milliseconds after which each connection breaks; 0 if none does.
+    life_ms: AtomicU64,
+    /// Nothing passes any more, and nobody is told.
+    hung: watch::Sender<bool>,
 }
 
 impl Link {
@@ -64,6 +68,8 @@ impl Link {
             down: AtomicU64::new(0),
             cuts: AtomicU64::new(0),
             cut: watch::Sender::new(()),
+            life_ms: AtomicU64::new(0),
+            hung: watch::Sender::new(false),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
         Ok(Self { address: address_here, shared, _accepting: AbortOnDropHandle::new(accepting) })
@@ -96,6 +102,16 @@ impl Link {
         }
     }
 
+    /// Breaks each connection that is made from now on when it is so old.
+    pub fn live_for(&self, life: Duration) {
+        self.shared.life_ms.store(life.as_millis() as u64, Ordering::SeqCst);
+    }
+
+    /// Lets nothing pass any more, without a word: connections stay open.
+    pub fn hang(&self) {
+        self.shared.hung.send_replace(true);
+    }
+
     /// How often it was cut.
     pub fn cuts(&self) -> u64 {
         self.shared.cuts.load(Ordering::SeqCst)
@@ -117,8 +133,12 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
             let mut cut = shared.cut.subscribe();
+            let life = Duration::from_millis(shared.life_ms.load(Ordering::SeqCst));
             tokio::select! {
                 _ = cut.changed() => {}
+                () = tokio::time::sleep(life), if !life.is_zero() => {
+                    shared.cuts.fetch_add(1, Ordering::SeqCst);
+                }
                 _ = pass(client, &shared) => {}
             }
         });
@@ -135,26 +155,32 @@ async fn pass(client: TcpStream, shared: &Shared) -> std::io::Result<()> {
     let (mut client_read, mut client_write) = client.into_split();
     let (mut hub_read, mut hub_write) = hub.into_split();
     tokio::select! {
-        result = pump(&mut client_read, &mut hub_write, shared.bytes_per_second, &shared.up) => result,
-        result = pump(&mut hub_read, &mut client_write, shared.bytes_per_second, &shared.down) => result,
+        result = pump(&mut client_read, &mut hub_write, shared, &shared.up) => result,
+        result = pump(&mut hub_read, &mut client_write, shared, &shared.down) => result,
     }
 }
 
 async fn pump(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
-    bytes_per_second: Option<u64>,
+    shared: &Shared,
     passed: &AtomicU64,
 ) -> std::io::Result<()> {
-    let step = bytes_per_second.map_or(u64::MAX, |rate| rate / 50).clamp(512, 64 * 1024);
+    let rate = shared.bytes_per_second;
+    let step = rate.map_or(u64::MAX, |rate| rate / 50).clamp(512, 64 * 1024);
     let mut buffer = vec![0; step as usize];
     let mut free_at = Instant::now();
+    let mut hung = shared.hung.subscribe();
     loop {
-        let count = from.read(&mut buffer).await?;
+        let count = tokio::select! {
+            biased;
+            () = hangs(&mut hung) => std::future::pending().await,
+            count = from.read(&mut buffer) => count?,
+        };
         if count == 0 {
             return Ok(());
         }
-        if let Some(rate) = bytes_per_second {
+        if let Some(rate) = rate {
             free_at =
                 free_at.max(Instant::now() - PACE) + Duration::from_micros(count as u64 * 1_000_000 / rate);
             tokio::time::sleep_until(free_at).await;
@@ -162,4 +188,8 @@ async fn pump(
         to.write_all(&buffer[..count]).await?;
         passed.fetch_add(count as u64, Ordering::SeqCst);
     }
+}
+
+async fn hangs(hung: &mut watch::Receiver<bool>) {
+    let _hangs = hung.wait_for(|hung| *hung).await;
 }

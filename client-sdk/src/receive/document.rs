@@ -101,7 +101,8 @@ impl ReceivedDocument {
         &self.sha256
     }
 
-    /// Its bytes, if they came along, verified. Large files give nothing here.
+    /// Its bytes, if they came along, verified. Large files give nothing here,
+    /// and after a break of the link smaller ones may not either.
     pub fn bytes(&self) -> Option<&Bytes> {
         self.bytes.as_ref()
     }

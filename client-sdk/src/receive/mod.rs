@@ -150,6 +150,9 @@ const LEDGER_INTERVAL: Duration = Duration::from_secs(1);
 const PULL_MAX: u32 = 100;
 /// Most bytes of a Pull's answer, as the contract says.
 const PULL_BYTES_MAX: u64 = 3 * 1024 * 1024;
+/// Most bytes of documents that come with a delivery after a conversation
+/// broke: half a second of a link of 32 KiB/s. More are downloaded.
+const DOCUMENTS_BYTES_MAX: u32 = 16 * 1024;
 
 impl Client {
     /// Receives for all agencies of this system. One stream at a time for a
@@ -171,6 +174,7 @@ impl Client {
             ledger_written: Instant::now(),
             items: sender,
             unsettled: unsettled.clone(),
+            poor_link: false,
             inner,
             options,
         };
@@ -196,6 +200,9 @@ struct Receiver {
     ledger_written: Instant,
     items: mpsc::Sender<Result<Received>>,
     unsettled: Arc<AtomicU64>,
+    /// A conversation broke: long messages may not arrive. From then on one
+    /// delivery is asked for at a time, and its documents by themselves.
+    poor_link: bool,
 }
 
 /// Why a conversation with the hub ended.
@@ -229,6 +236,7 @@ impl Receiver {
                 Ok(End::Again(retry_after_ms)) => self.ended_by_hub(Reason::Stopping, retry_after_ms),
                 Err(error) => error,
             };
+            self.mind(&error);
             if spoke || error.again() != Again::No {
                 // who follows waits for as long as it takes
                 effort.progress_in_time(spoke);
@@ -250,11 +258,13 @@ impl Receiver {
         };
         self.enter_log()?;
         let (requests, outgoing) = mpsc::channel(16);
-        let mut outstanding = self.take_credit(u32::MAX);
+        let ahead = if self.poor_link { 1 } else { u32::MAX };
+        let mut outstanding = self.take_credit(ahead);
         let start = ReceiveStart {
             accounted_to: self.ledger.numbers.begin(),
             credit: outstanding,
             lease_duration_ms: millis(self.options.lease),
+            documents_bytes_max: self.documents_bytes_max(),
         };
         let credit = self.credit.clone();
         let say = |part| ReceiveRequest { part: Some(part) };
@@ -290,17 +300,16 @@ impl Receiver {
                         }
                         self.inner.mind_log().await?;
                     }
-                    () = credit.returned() => {
-                        let more = self.take_credit(u32::MAX);
-                        if more > 0 {
-                            outstanding += more;
-                            let credit = Say::Credit(CreditMessage { deliveries: more });
-                            if requests.send(say(credit)).await.is_err() {
-                                return Err(Error::broken(&address));
-                            }
-                        }
-                    }
+                    () = credit.returned() => {}
                     () = self.items.closed() => return Ok(End::Done),
+                }
+                let more = self.take_credit(ahead.saturating_sub(outstanding));
+                if more > 0 {
+                    outstanding += more;
+                    let credit = Say::Credit(CreditMessage { deliveries: more });
+                    if requests.send(say(credit)).await.is_err() {
+                        return Err(Error::broken(&address));
+                    }
                 }
             }
         }
@@ -329,8 +338,9 @@ impl Receiver {
     async fn pull(&mut self) -> Result<()> {
         self.inner.meet().await?;
         self.enter_log()?;
+        let mut effort = Effort::new(self.inner.options.patience());
         loop {
-            let credit = self.take_credit(PULL_MAX);
+            let credit = self.take_credit(if self.poor_link { 1 } else { PULL_MAX });
             if credit == 0 {
                 if self.left == Some(0) {
                     return Ok(());
@@ -345,15 +355,28 @@ impl Receiver {
                 max_wait_ms: 0,
                 lease_duration_ms: millis(self.options.lease),
                 accounted_to: self.ledger.numbers.begin(),
+                documents_bytes_max: self.documents_bytes_max(),
             };
             let inner = self.inner.clone();
-            let call = inner.retried(|| async {
-                inner.timed_for(PULL_BYTES_MAX, inner.mailbox().pull(inner.request(request))).await
-            });
+            let call =
+                async { inner.timed_for(PULL_BYTES_MAX, inner.mailbox().pull(inner.request(request))).await };
             let answer = tokio::select! {
-                answer = call => answer?,
+                answer = call => answer,
                 () = self.items.closed() => return Ok(()),
             };
+            let answer = match answer {
+                Ok(answer) => answer,
+                Err(error) => {
+                    self.return_credit(credit);
+                    self.mind(&error);
+                    tokio::select! {
+                        result = effort.wait(error) => result?,
+                        () = self.items.closed() => return Ok(()),
+                    }
+                    continue;
+                }
+            };
+            effort.progress();
             let came = u32::try_from(answer.deliveries.len()).unwrap_or(u32::MAX);
             self.return_credit(credit.saturating_sub(came));
             let more = !answer.deliveries.is_empty() || !answer.gone.is_empty();
@@ -375,6 +398,15 @@ impl Receiver {
                 return Ok(());
             }
         }
+    }
+
+    /// Remembers that the link broke.
+    fn mind(&mut self, error: &Error) {
+        self.poor_link |= error.may_be_the_link();
+    }
+
+    fn documents_bytes_max(&self) -> Option<u32> {
+        self.poor_link.then_some(DOCUMENTS_BYTES_MAX)
     }
 
     /// Credit for deliveries that may still be taken.

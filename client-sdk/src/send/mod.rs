@@ -28,10 +28,11 @@ pub use outgoing::{Outgoing, OutgoingFile, Source};
 
 use crate::{
     client::{Client, Inner, now_unix_ms},
-    error::{Error, Refused, Result, Verification},
+    error::{Again, Error, Refused, Result, Verification},
     files::blocking,
     progress::{Progress, Step, Watch, quiet},
     receipt,
+    retry::Effort,
     send::outbox::{Draft, Entry, Kept, Plan, PlannedDocument},
     trust::origin_of,
 };
@@ -53,6 +54,11 @@ pub struct Sent {
     /// Whether it had been accepted before this call.
     pub duplicate: bool,
 }
+
+/// Most bytes of documents that ride along once a submission broke on its way:
+/// half a second of a link of 32 KiB/s. The others are uploaded, which goes on
+/// where it broke.
+const POOR_LINK_INLINE_BYTES_MAX: u64 = 16 * 1024;
 
 /// How often to upload again what the hub says it misses.
 const UPLOAD_ROUNDS_MAX: u32 = 3;
@@ -130,7 +136,13 @@ async fn seal_into_outbox(inner: &Inner, outgoing: Outgoing, watch: Watch<'_>) -
     let mut manifest = Vec::with_capacity(outgoing.files.len());
     let mut documents = Vec::with_capacity(outgoing.files.len());
     let mut inline_left = INLINE_BYTES_MAX as u64;
+    let mut errors = Vec::new();
     for (index, file) in outgoing.files.into_iter().enumerate() {
+        errors.extend(nameless(&file).then(|| shape::ShapeError {
+            field: format!("envelope.document.documents[{index}].name"),
+            reason: Reason::FieldInvalid,
+            detail: "the file's name is not UTF-8: give it another".to_owned(),
+        }));
         let mut document = take(&draft, index, &file.name, file.source, watch).await?;
         if !inner.options.keep.is_zero() {
             document.kept = draft.link(index, &document.path);
@@ -152,7 +164,7 @@ async fn seal_into_outbox(inner: &Inner, outgoing: Outgoing, watch: Watch<'_>) -
         Some(Body::Document(DocumentBody { metadata: Some(outgoing.metadata), documents: manifest }));
 
     let refused = |errors| Error::refused(Refused::of_shape(errors, inner.options.language));
-    let errors = shape::envelope(&envelope);
+    errors.extend(shape::envelope(&envelope));
     if !errors.is_empty() {
         return Err(refused(errors));
     }
@@ -170,6 +182,13 @@ async fn seal_into_outbox(inner: &Inner, outgoing: Outgoing, watch: Watch<'_>) -
     let plan = Plan { envelope_id, sender, envelope_digest, documents };
     let home = inner.home.clone();
     blocking(move || draft.finish(&home, &sealed, plan)).await
+}
+
+/// Whether the name is what was left of one on disk that is not text.
+fn nameless(file: &OutgoingFile) -> bool {
+    let Source::Path(path) = &file.source else { return false };
+    let name = path.file_name().unwrap_or_default();
+    name.to_str().is_none() && name.to_string_lossy() == file.name
 }
 
 /// Reads one file: its digest and size; what is small or cannot be read twice
@@ -282,10 +301,20 @@ fn is_final(refused: &Refused) -> bool {
 /// Offers an entry to the hub until it has answered.
 pub(crate) async fn submit(inner: &Inner, entry: &Entry, watch: Watch<'_>) -> Result<Sent> {
     let mut rounds = 0;
+    let mut effort = Effort::new(inner.options.patience());
+    let mut bytes_max = INLINE_BYTES_MAX as u64;
     loop {
-        upload_missing(inner, entry, watch).await?;
+        let along = along(&entry.plan, bytes_max);
+        if upload_missing(inner, entry, &along, watch).await? {
+            effort.progress();
+        }
         watch(Progress { step: Step::Submitting, name: "", done: 0, total: 0 });
-        match submit_once(inner, entry).await {
+        match submit_once(inner, entry, &along).await {
+            Err(error) if error.may_be_the_link() && bytes_max > POOR_LINK_INLINE_BYTES_MAX => {
+                bytes_max = POOR_LINK_INLINE_BYTES_MAX;
+                effort.wait(error).await?;
+            }
+            Err(error) if error.again() != Again::No => effort.wait(error).await?,
             Ok(answer) => {
                 let receipt = receipt::required(answer.receipt)?;
                 inner.know_log_of(Some(&receipt)).await?;
@@ -304,29 +333,34 @@ pub(crate) async fn submit(inner: &Inner, entry: &Entry, watch: Watch<'_>) -> Re
     }
 }
 
-async fn submit_once(inner: &Inner, entry: &Entry) -> Result<SubmitResponse> {
+/// Which documents ride along with their envelope; the others are uploaded.
+fn along(plan: &Plan, mut bytes_max: u64) -> Vec<bool> {
+    let rides = |document: &PlannedDocument| {
+        let rides = document.inline && document.size <= bytes_max;
+        bytes_max -= if rides { document.size } else { 0 };
+        rides
+    };
+    plan.documents.iter().map(rides).collect()
+}
+
+async fn submit_once(inner: &Inner, entry: &Entry, along: &[bool]) -> Result<SubmitResponse> {
     let mut documents = Vec::new();
-    for document in entry.plan.documents.iter().filter(|document| document.inline) {
+    for (document, _) in entry.plan.documents.iter().zip(along).filter(|(_, along)| **along) {
         let path = entry.path(document);
         let bytes = tokio::fs::read(&path).await.map_err(|source| Error::read(&path, source))?;
         documents.push(Bytes::from(bytes));
     }
     let request = SubmitRequest { sealed_envelope: Some(entry.sealed.clone()), documents };
-    inner.retried(|| inner.timed_submit(request.clone())).await
+    let bytes = request.encoded_len() as u64;
+    inner.timed_for(bytes, inner.submission().submit(inner.request(request))).await
 }
 
-impl Inner {
-    async fn timed_submit(&self, request: SubmitRequest) -> Result<SubmitResponse> {
-        let bytes = request.encoded_len() as u64;
-        self.timed_for(bytes, self.submission().submit(self.request(request))).await
-    }
-}
-
-/// Uploads the large documents that the hub has not got from us yet. Asks
-/// first whether the envelope would be taken at all.
-async fn upload_missing(inner: &Inner, entry: &Entry, watch: Watch<'_>) -> Result<()> {
-    if entry.plan.documents.iter().all(|document| document.inline) {
-        return Ok(());
+/// Uploads the documents that do not ride along and that the hub has not got
+/// from us yet; whether there were any. Asks first whether the envelope would
+/// be taken at all.
+async fn upload_missing(inner: &Inner, entry: &Entry, along: &[bool], watch: Watch<'_>) -> Result<bool> {
+    if along.iter().all(|along| *along) {
+        return Ok(false);
     }
     let request = CheckRequest { sealed_envelope: Some(entry.sealed.clone()) };
     let answer = inner
@@ -343,13 +377,13 @@ async fn upload_missing(inner: &Inner, entry: &Entry, watch: Watch<'_>) -> Resul
         .await?;
     let missing: BTreeSet<&[u8]> = answer.iter().map(AsRef::as_ref).collect();
     let mut done = BTreeSet::new();
-    for document in &entry.plan.documents {
+    for (document, along) in entry.plan.documents.iter().zip(along) {
         // the same bytes under two names go up once
-        if !document.inline && missing.contains(document.sha256.as_ref()) && done.insert(document.sha256) {
+        if !along && missing.contains(document.sha256.as_ref()) && done.insert(document.sha256) {
             upload::upload(inner, document, &entry.path(document), watch).await?;
         }
     }
-    Ok(())
+    Ok(!done.is_empty())
 }
 
 /// What was accepted, after its receipt has been verified to say so.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use axis_proto::{
     hub::v1::{
-        AcknowledgeRequest, AcknowledgeResponse, DownloadRequest, DownloadResponse, ExtendRequest,
+        AcknowledgeRequest, AcknowledgeResponse, Delivery, DownloadRequest, DownloadResponse, ExtendRequest,
         ExtendResponse, Gone, MailboxProgress, NackRequest, NackResponse, PullRequest, PullResponse, Reason,
         ReceiveRequest, ReceiveResponse, RejectRequest, RejectResponse,
         mailbox_service_server::{MailboxService, MailboxServiceServer},
@@ -18,6 +18,7 @@ use axis_proto::{
     id::DeliveryId,
     record::v1::Settlement,
 };
+use bytes::Bytes;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -109,6 +110,16 @@ fn lease_duration(asked_ms: Millis, field: &str) -> Result<Millis> {
         asked if (limits::LEASE_MIN_MS..=limits::LEASE_MAX_MS).contains(&asked) => Ok(asked),
         asked => Err(Error::invalid(field, Reason::FieldInvalid, asked)),
     }
+}
+
+/// A delivery without its documents if they are more than the client's link
+/// carries: it downloads them, in parts.
+fn within(mut delivery: Delivery, documents_bytes_max: Option<u32>) -> Delivery {
+    let bytes: usize = delivery.documents.iter().map(Bytes::len).sum();
+    if documents_bytes_max.is_some_and(|max| bytes > max as usize) {
+        delivery.documents.clear();
+    }
+    delivery
 }
 
 /// Where a client's account begins: what it has, or the floor if it has no

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axis_proto::hub::v1::{MailboxProgress, PullRequest, PullResponse, Reason};
 use tokio::time::timeout;
 
-use super::{Call, account_from, gone, lease_duration, progress};
+use super::{Call, account_from, gone, lease_duration, progress, within};
 use crate::{
     deliver::{Appetite, Lease, hand_over},
     error::{Error, Refusal, Result},
@@ -39,7 +39,7 @@ pub(super) async fn pull(call: &Call, request: &PullRequest) -> Result<PullRespo
     for lease in leases {
         let made = call.blocking(move |context| hand_over(&*context.state, &context.evidence, lease)).await;
         match made {
-            Ok(made) => deliveries.extend(made),
+            Ok(made) => deliveries.extend(made.map(|made| within(made, request.documents_bytes_max))),
             // one that cannot be read does not keep the others back
             Err(error) => drop(call.refusal(&error)),
         }

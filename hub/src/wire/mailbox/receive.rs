@@ -15,7 +15,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use super::{Call, account_from, gone, lease_duration, progress, ranges::Ranges, settle};
+use super::{Call, account_from, gone, lease_duration, progress, ranges::Ranges, settle, within};
 use crate::{
     deliver::{Appetite, Credit, Lease, Taking, hand_over},
     error::{Error, Refusal, Result},
@@ -64,7 +64,8 @@ pub(super) fn start(
 }
 
 async fn run(call: &Call, mut inbound: Streaming<ReceiveRequest>, out: &Out) -> Result<()> {
-    let ReceiveStart { accounted_to, credit, lease_duration_ms } = begin(&mut inbound).await?;
+    let ReceiveStart { accounted_to, credit, lease_duration_ms, documents_bytes_max } =
+        begin(&mut inbound).await?;
     if credit > limits::CREDIT_MAX {
         return Err(Error::invalid("start.credit", Reason::TooLarge, credit));
     }
@@ -86,6 +87,7 @@ async fn run(call: &Call, mut inbound: Streaming<ReceiveRequest>, out: &Out) -> 
         taking,
         wake,
         unused,
+        documents_bytes_max,
         accounted_to,
         came: Ranges::default(),
         shown: None,
@@ -208,6 +210,8 @@ struct Speaker<'a> {
     credit: Credit,
     wake: watch::Receiver<()>,
     unused: Arc<watch::Sender<u32>>,
+    /// Most bytes of the documents that come with a delivery.
+    documents_bytes_max: Option<u32>,
     /// Every number up to here is accounted for on the client's side.
     accounted_to: u64,
     /// Numbers above it that came on this stream.
@@ -263,6 +267,7 @@ impl Speaker<'_> {
             }
         };
         self.came.insert(delivery.mailbox_sequence);
+        let delivery = within(delivery, self.documents_bytes_max);
         let said = say(self.out, Said::Delivery(delivery)).await;
         self.unused.send_modify(|unused| *unused = unused.saturating_sub(1));
         if said { None } else { Some(End::Done) }
