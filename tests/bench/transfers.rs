@@ -3,12 +3,17 @@
 //! sent and thrown away as they come; only the hub keeps them. Fails if the
 //! hub took more than it may.
 
-use std::{path::Path, time::Instant};
+use std::{
+    ops::Range,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use axis_proto::{
     hub::v1::{
-        DownloadRequest, PullRequest, SubmitRequest, UploadRequest, UploadStart, upload_request::Part,
+        DownloadRequest, PullRequest, QueryUploadRequest, SubmitRequest, UploadRequest, UploadStart,
+        upload_request::Part,
     },
     id::Digest,
 };
@@ -18,10 +23,14 @@ use axis_tests::{
 };
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
+use tokio::sync::mpsc::Sender;
 use tokio_stream::wrappers::ReceiverStream;
 
 /// Bytes of one chunk of an upload.
 const CHUNK: u64 = 512 * 1024;
+/// Most bytes of an upload that a killed hub may have to be sent again: a
+/// sync's interval, and what was on its way.
+const UPLOAD_LOST_MAX: u64 = 16 * 1024 * 1024;
 
 /// What is to be moved.
 #[derive(clap::Args)]
@@ -41,6 +50,9 @@ pub struct Args {
     /// Most MiB that the hub's process may ever have taken
     #[arg(long, default_value_t = 256)]
     memory_mib: u64,
+    /// Kill the hub when half of the first document is in, and go on
+    #[arg(long)]
+    kill: bool,
 }
 
 /// Runs it.
@@ -69,9 +81,22 @@ async fn transfer(args: &Args) -> anyhow::Result<()> {
         receivers.push((ministry.home().to_owned(), code));
     }
     let first = digest(1, size);
+    let mut hwm = 0;
+    if args.kill {
+        let began = Instant::now();
+        let half = size / 2 / CHUNK * CHUNK;
+        upload_half(&home(&hub.path(), 15), first, size, half).await?;
+        say(&hub, "half of one in", began, half);
+        hwm = hub.memory_mib("VmHWM:");
+        hub.kill()?;
+        let began = Instant::now();
+        hub.resume().await?;
+        say(&hub, "started again after SIGKILL", began, 0);
+    }
     let began = Instant::now();
-    upload(&home(&hub.path(), 15), 15, 1, first, size).await?;
-    say(&hub, "one in", began, size);
+    let sent = upload(&home(&hub.path(), 15), 15, 1, first, size).await?;
+    say(&hub, if args.kill { "the rest of it in, and all of it verified" } else { "one in" }, began, sent);
+    anyhow::ensure!(!args.kill || sent <= size / 2 + UPLOAD_LOST_MAX, "{sent} bytes were sent again");
     let codes: Vec<&str> = receivers.iter().map(|(_, code)| code.as_str()).collect();
     send(&home(&hub.path(), 15), &codes, first, size).await?;
 
@@ -80,16 +105,15 @@ async fn transfer(args: &Args) -> anyhow::Result<()> {
     let mut moving = tokio::task::JoinSet::new();
     for place in 0..usize::from(args.up) {
         let home = home(&hub.path(), place);
-        moving.spawn(async move { upload(&home, place, 2, second, size).await });
+        moving.spawn(async move { upload(&home, place, 2, second, size).await.map(drop) });
     }
     for (number, (home, code)) in receivers.into_iter().enumerate() {
         moving.spawn(async move { download(&home, &code, first, size, number == 0).await });
     }
-    let mut hwm = 0;
     while let Some(moved) = moving.join_next().await {
         moved??;
-        hwm = hub.memory_mib("VmHWM:");
     }
+    hwm = hwm.max(hub.memory_mib("VmHWM:"));
     let all = size * u64::from(args.up + args.down);
     say(&hub, &format!("{} in and {} out at once, {} MiB each", args.up, args.down, args.mib), began, all);
 
@@ -97,6 +121,7 @@ async fn transfer(args: &Args) -> anyhow::Result<()> {
     let began = Instant::now();
     hub.resume().await?;
     say(&hub, "started again after SIGKILL", began, 0);
+    hwm = hwm.max(hub.memory_mib("VmHWM:"));
     hub.terminate().await?;
     anyhow::ensure!(hwm > 0, "the system does not say how much memory the hub took");
     anyhow::ensure!(hwm < args.memory_mib, "the hub took {hwm} MiB, {} are allowed", args.memory_mib);
@@ -120,23 +145,50 @@ fn digest(seed: u64, size: u64) -> Digest {
     <[u8; 32]>::from(hasher.finalize()).into()
 }
 
-async fn upload(home: &Path, place: usize, seed: u64, sha256: Digest, size: u64) -> anyhow::Result<()> {
+/// Uploads what the hub does not have yet; how many bytes that was.
+async fn upload(home: &Path, place: usize, seed: u64, sha256: Digest, size: u64) -> anyhow::Result<u64> {
     let raw = Raw::at(home, &agency(place)).await?;
+    let offset = committed(&raw, sha256, size).await?;
     let (parts, requests) = tokio::sync::mpsc::channel(2);
-    tokio::spawn(async move {
-        let sha256 = Bytes::copy_from_slice(sha256.as_ref());
-        let mut next = Part::Start(UploadStart { sha256, size, offset: 0 });
-        for at in (0..size).step_by(CHUNK as usize) {
-            if parts.send(UploadRequest { part: Some(next) }).await.is_err() {
-                return;
-            }
-            next = Part::Chunk(chunk(seed, at, size));
-        }
-        let _ended = parts.send(UploadRequest { part: Some(next) }).await;
-    });
+    tokio::spawn(feed(parts, seed, sha256, size, offset..size));
     let answer = raw.submission().upload(ReceiverStream::new(requests)).await?.into_inner();
     anyhow::ensure!(answer.complete, "{} of {size} bytes are there", answer.committed_bytes);
+    Ok(size - offset)
+}
+
+/// Uploads the first bytes of the first document and leaves the call open.
+async fn upload_half(home: &Path, sha256: Digest, size: u64, half: u64) -> anyhow::Result<()> {
+    let raw = Raw::at(home, &agency(15)).await?;
+    let (parts, requests) = tokio::sync::mpsc::channel(2);
+    let held = parts.clone();
+    let mut submission = raw.submission();
+    let call = tokio::spawn(async move { submission.upload(ReceiverStream::new(requests)).await });
+    tokio::spawn(feed(parts, 1, sha256, size, 0..half));
+    while committed(&raw, sha256, size).await? < half {
+        anyhow::ensure!(!call.is_finished(), "the upload ended");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // the hub is killed before the call is let go
+    tokio::spawn(async move { drop((call.await, held)) });
     Ok(())
+}
+
+async fn committed(raw: &Raw, sha256: Digest, size: u64) -> anyhow::Result<u64> {
+    let query = QueryUploadRequest { sha256: Bytes::copy_from_slice(sha256.as_ref()), size };
+    Ok(raw.submission().query_upload(query).await?.into_inner().committed_bytes)
+}
+
+/// Feeds a call with a part of a document, which begins at a chunk.
+async fn feed(parts: Sender<UploadRequest>, seed: u64, sha256: Digest, size: u64, range: Range<u64>) {
+    let sha256 = Bytes::copy_from_slice(sha256.as_ref());
+    let mut next = Part::Start(UploadStart { sha256, size, offset: range.start });
+    for at in range.step_by(CHUNK as usize) {
+        if parts.send(UploadRequest { part: Some(next) }).await.is_err() {
+            return;
+        }
+        next = Part::Chunk(chunk(seed, at, size));
+    }
+    let _ended = parts.send(UploadRequest { part: Some(next) }).await;
 }
 
 async fn send(home: &Path, to: &[&str], sha256: Digest, size: u64) -> anyhow::Result<()> {

@@ -30,10 +30,18 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 ///
 /// # Panics
 /// If it does not hold within [`PATIENCE`].
-pub async fn eventually<F: AsyncFnMut() -> bool>(what: &str, mut condition: F) {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+pub async fn eventually<F: AsyncFnMut() -> bool>(what: &str, condition: F) {
+    within(PATIENCE, what, condition).await;
+}
+
+/// The same with another patience.
+///
+/// # Panics
+/// If it does not hold in time.
+pub async fn within<F: AsyncFnMut() -> bool>(patience: Duration, what: &str, mut condition: F) {
+    let deadline = tokio::time::Instant::now() + patience;
     while !condition().await {
-        assert!(tokio::time::Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        assert!(tokio::time::Instant::now() < deadline, "not within {patience:?}: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

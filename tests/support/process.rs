@@ -3,6 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -11,8 +12,9 @@ use axis_proto::note::CheckpointVerifier;
 use tempfile::TempDir;
 
 use crate::{
-    Admin, Ministry, admin, eventually,
+    Admin, Ministry, PATIENCE, admin, eventually,
     hub::{check, make, pin_ports},
+    within,
 };
 
 /// A hub in a process and a directory of its own.
@@ -22,6 +24,8 @@ pub struct HubProcess {
     hub: PathBuf,
     environment: Vec<(String, PathBuf)>,
     verifier_key: String,
+    /// Longest that it may take to start and to stop: more with a long past.
+    patience: Duration,
     child: Option<Child>,
 }
 
@@ -40,7 +44,7 @@ impl HubProcess {
         let verifier_key = make(&hub, &Clock::system())?;
         let environment =
             environment.iter().map(|(name, value)| ((*name).to_owned(), value.to_path_buf())).collect();
-        let mut hub = Self { dir, hub, environment, verifier_key, child: None };
+        let mut hub = Self { dir, hub, environment, verifier_key, patience: PATIENCE, child: None };
         hub.resume().await?;
         pin_ports(&hub.path())?;
         Ok(hub)
@@ -65,9 +69,11 @@ impl HubProcess {
         crate::log();
         let dir = TempDir::new()?;
         let (hub, path) = (dir.path().join("hub"), dir.path().join("hub"));
+        // a millisecond for each envelope, many times what it takes
+        let patience = PATIENCE + Duration::from_millis(plan.waiting + plan.settled);
         let seeded = tokio::task::spawn_blocking(move || crate::seed::seed(&path, &plan, &mut |_| {}));
         let verifier_key = seeded.await??.verifier_key;
-        let mut hub = Self { dir, hub, environment: Vec::new(), verifier_key, child: None };
+        let mut hub = Self { dir, hub, environment: Vec::new(), verifier_key, patience, child: None };
         hub.resume().await?;
         Ok(hub)
     }
@@ -116,7 +122,7 @@ impl HubProcess {
             .spawn()
             .context("starting axis-hub")?;
         let mut ended = None;
-        eventually("the hub serves", async || {
+        within(self.patience, "the hub serves", async || {
             ended = child.try_wait().ok().flatten();
             ended.is_some() || addresses.exists()
         })
@@ -167,7 +173,7 @@ impl HubProcess {
         if let Some(mut child) = self.child.take() {
             Command::new("kill").arg(child.id().to_string()).status()?;
             let mut status = None;
-            eventually("the hub stops", async || {
+            within(self.patience, "the hub stops", async || {
                 status = child.try_wait().ok().flatten();
                 status.is_some()
             })
