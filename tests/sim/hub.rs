@@ -17,7 +17,7 @@ use axis_hub::{
     disk_room::DiskRoom,
     evidence::{Evidence, Tree},
     journal::{
-        Journal as _, JournalReader,
+        Eraser, Journal as _, JournalReader,
         segments::{Layout, SegmentJournal},
     },
     machine::{self, query},
@@ -72,6 +72,7 @@ pub struct Hub {
     pub room: DiskRoom,
     pub evidence: Evidence,
     pub journal: Arc<dyn JournalReader>,
+    pub eraser: Eraser,
     pub vault: Vault,
     pub deliver: Deliver,
     pub clock: Clock,
@@ -125,7 +126,7 @@ impl Hub {
             .map_err(|error| format!("the journal: {error}"))?;
         let last = journal.last_commit().ok_or("the journal is empty")?;
         signer().verifier().verify(&last.checkpoint).map_err(|error| format!("the last commit: {error}"))?;
-        let reader: Arc<dyn JournalReader> = journal.reader();
+        let (reader, eraser): (Arc<dyn JournalReader>, _) = (journal.reader(), journal.eraser());
         let tree = Tree::open(disk.clone(), &data.join("tree"), &*reader).map_err(said("the tree"))?;
         let (state, kept) = open_state(beginning, &disk, &*reader).map_err(said("the state"))?;
         let vault = Vault::open(disk.clone(), &data.join("vault")).map_err(said("the vault"))?;
@@ -156,6 +157,7 @@ impl Hub {
             room,
             evidence,
             journal: reader,
+            eraser,
             vault,
             deliver,
             clock,

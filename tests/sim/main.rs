@@ -25,6 +25,7 @@
 
 mod agency;
 mod calls;
+mod house;
 mod hub;
 mod promise;
 mod seeds;
@@ -62,6 +63,7 @@ const CUT_WORLD: Profile = Profile {
     late: 20,
     clock_steps: 3,
     posting_max: 8,
+    purges: 8,
     left_out: None,
 };
 const SLED_WORLD: Profile = Profile { cuts: 10, sled: true, ..CUT_WORLD };
@@ -75,14 +77,16 @@ const WEATHER_WORLD: Profile = Profile {
     late: 200,
     clock_steps: 30,
     posting_max: 12,
+    purges: 8,
     left_out: None,
 };
 
 /// The syncs that the promises rest on, by name. Each is left out once, and
 /// then some world must break.
-const SYNCS: [(&str, Synced, &str); 7] = [
+const SYNCS: [(&str, Synced, &str); 8] = [
     ("what is appended to the journal", Synced::Data, "/journal"),
     ("the names of the journal's segments", Synced::Names, "/journal"),
+    ("what is written anew without what was erased", Synced::Data, ".segment.new"),
     ("the bytes of documents", Synced::Data, ".part"),
     ("the names of documents", Synced::Names, "/vault/objects/"),
     ("the marks of uploads", Synced::Data, ".mark"),
@@ -254,7 +258,7 @@ fn many(kind: Kind, seed: u64, arguments: &Arguments) -> bool {
     let sum = sum.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     println!(
         "{}: {} worlds, {} cuts of the power ({} during recovery), {} other ends; {} records, {} receipts and {} \
-         deliveries held; {} s",
+         deliveries held, {} contents erased; {} s",
         kind.name(),
         sum.worlds,
         sum.cuts + sum.recovery_cuts,
@@ -263,6 +267,7 @@ fn many(kind: Kind, seed: u64, arguments: &Arguments) -> bool {
         sum.records,
         sum.receipts,
         sum.deliveries,
+        sum.erased,
         began.elapsed().as_secs()
     );
     !failed.load(Ordering::Relaxed)
@@ -314,6 +319,7 @@ impl Outcome {
         self.records += other.records;
         self.receipts += other.receipts;
         self.deliveries += other.deliveries;
+        self.erased += other.erased;
     }
 }
 

@@ -2,13 +2,19 @@
 //! head of its log, every document and every part of an upload that it said it
 //! has.
 
-use std::{collections::BTreeMap, ops::ControlFlow, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::ControlFlow,
+    path::Path,
+    sync::Arc,
+};
 
 use axis_hub::{
     commit,
     disk::{Disk, MemoryDisk},
     fsck::{self, Checker},
     journal::Batch,
+    machine,
     state::{Draft, State, Taken, digest, memory::MemoryState, read_once},
 };
 use axis_proto::{
@@ -16,6 +22,8 @@ use axis_proto::{
     receipt,
     record::v1::{Receipt, Record},
 };
+
+use prost::Message as _;
 
 use crate::hub::{DATA, Hub, verifier};
 
@@ -30,6 +38,8 @@ pub struct Promises {
     documents: BTreeMap<Digest, u64>,
     /// Bytes of unfinished uploads that were said to be safe.
     parts: BTreeMap<(SystemId, Digest), (u64, u64)>,
+    /// Records whose content has left the journal.
+    erased: BTreeSet<u64>,
     /// The last snapshot.
     snapshot: Option<Taken>,
 }
@@ -68,6 +78,11 @@ impl Promises {
         self.parts.clear();
     }
 
+    /// Content left the journal for good.
+    pub fn erased(&mut self, records: Vec<u64>) {
+        self.erased.extend(records);
+    }
+
     /// A snapshot was taken.
     pub fn snapshot(&mut self, taken: Taken) {
         self.snapshot = Some(taken);
@@ -81,6 +96,11 @@ impl Promises {
     /// Receipts that were shown.
     pub fn count(&self) -> u64 {
         self.receipts.len() as u64
+    }
+
+    /// Records whose content left the journal.
+    pub fn erased_count(&self) -> u64 {
+        self.erased.len() as u64
     }
 
     /// Looks at everything after an opening, and begins to watch the hub.
@@ -105,6 +125,15 @@ impl Promises {
                 let now = hub.evidence.receipt(*sequence).expect("a receipt");
                 assert_eq!(now, *shown, "record {sequence} was shown otherwise");
             }
+        }
+        for sequence in &self.erased {
+            let held = hub.journal.batch_of(*sequence).expect("readable").expect("its record stays");
+            let entry = held.entry(*sequence).expect("its record stays");
+            let record = Record::decode(entry.record.clone()).expect("a record");
+            let left = read_once(&*hub.state, |read| machine::erasable(read, &record))
+                .into_iter()
+                .find(|place| !entry.cargo[*place].is_empty());
+            assert_eq!(left, None, "content of record {sequence} was erased and is back");
         }
         for (sha256, size) in &self.documents {
             let document = hub.vault.open_document(sha256);

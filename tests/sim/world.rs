@@ -37,6 +37,7 @@ use tokio::{
 use crate::{
     agency::{self, Mood},
     calls::Call,
+    house,
     hub::{self, Beginning, DATA, Hub, Keep},
     promise::{Promises, Watch},
 };
@@ -66,6 +67,8 @@ pub struct Profile {
     pub clock_steps: usize,
     /// Letters that are under way at once.
     pub posting_max: usize,
+    /// Of 1 000 steps, in how many an envelope is purged.
+    pub purges: usize,
     /// A sync that is left out: then promises must break.
     pub left_out: Option<(Synced, &'static str)>,
 }
@@ -80,6 +83,8 @@ pub struct Outcome {
     pub records: u64,
     pub receipts: u64,
     pub deliveries: u64,
+    /// Records whose content left the journal.
+    pub erased: u64,
     /// SHA-256 over the journal's files.
     pub journal: [u8; 32],
 }
@@ -95,6 +100,8 @@ pub struct World {
     letters: RefCell<BTreeMap<Digest, Vec<Bytes>>>,
     accepted: RefCell<BTreeMap<Digest, u64>>,
     settled: RefCell<BTreeSet<String>>,
+    /// Envelopes that operators want erased, by digest.
+    purged: RefCell<BTreeSet<Digest>>,
     posting: Cell<usize>,
     calm: Cell<bool>,
     faulty: Cell<bool>,
@@ -158,6 +165,7 @@ impl World {
             letters: RefCell::default(),
             accepted: RefCell::default(),
             settled: RefCell::default(),
+            purged: RefCell::default(),
             posting: Cell::default(),
             calm: Cell::default(),
             faulty: Cell::default(),
@@ -232,6 +240,11 @@ impl World {
     pub fn sent(&self, sealed: &SealedEnvelope) -> Vec<Bytes> {
         let letters = self.letters.borrow();
         letters.get(&digest_of(sealed)).expect("nobody sent what was delivered").clone()
+    }
+
+    /// Whether the content of an envelope may be gone.
+    pub fn is_purged(&self, sealed: &SealedEnvelope) -> bool {
+        self.purged.borrow().contains(&digest_of(sealed))
     }
 
     /// A delivery's settlement was answered.
@@ -496,6 +509,40 @@ impl World {
         if self.chance(20) {
             self.requeue(hub);
         }
+        if self.random(1_000) < self.profile.purges {
+            self.purge();
+        }
+        if self.chance(60) {
+            self.spawn(house::roll(self.clone()));
+        }
+        if self.chance(20) {
+            self.write_anew(hub);
+        }
+    }
+
+    /// Operators purge one of the envelopes.
+    fn purge(self: &Rc<Self>) {
+        let chosen = {
+            let accepted = self.accepted.borrow();
+            if accepted.is_empty() {
+                return;
+            }
+            let (digest, sequence) = accepted.iter().nth(self.random(accepted.len())).expect("one of them");
+            (*digest, *sequence)
+        };
+        if self.purged.borrow_mut().insert(chosen.0) {
+            self.spawn(house::purge(self.clone(), chosen.1));
+        }
+    }
+
+    /// A segment is written anew without what was erased.
+    fn write_anew(&self, hub: &Hub) {
+        let segments: Vec<_> = hub.eraser.segments().into_iter().filter(|place| !place.is_last).collect();
+        if !segments.is_empty() {
+            let chosen = segments[self.random(segments.len())];
+            let gone = house::write_anew(hub, chosen.first_sequence);
+            self.promises().erased(gone);
+        }
     }
 
     fn snapshot(self: &Rc<Self>, hub: &Rc<Hub>) {
@@ -583,6 +630,7 @@ impl World {
         let mut outcome = self.outcome.borrow_mut();
         outcome.records = watch.seen();
         outcome.receipts = self.promises().count();
+        outcome.erased = self.promises().erased_count();
         outcome.journal = self.journal_sha256();
     }
 

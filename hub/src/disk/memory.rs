@@ -168,7 +168,8 @@ impl MemoryDisk {
         self.world().left_out = Some((what, containing.to_owned()));
     }
 
-    /// Lets the next sync of a file fail, and no other.
+    /// Lets the next sync of a file fail, and no other. What it was for stays
+    /// readable, and no later sync brings it out.
     pub fn fail_next_sync(&self) {
         self.world().next_sync_fails = true;
     }
@@ -578,6 +579,9 @@ impl DiskFile for MemoryFile {
         let mut world = self.disk.world();
         world.start()?;
         if std::mem::take(&mut world.next_sync_fails) {
+            let content = &mut world.files[self.id];
+            content.pending.clear();
+            content.forgot = true;
             return Err(io::Error::other("injected fault"));
         }
         if world.leaves_out(Synced::Data, &self.path) {

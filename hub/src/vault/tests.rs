@@ -356,6 +356,24 @@ fn after_a_failed_sync_an_upload_begins_again() {
 }
 
 #[test]
+fn what_was_in_memory_alone_after_a_failed_sync_is_written_again() {
+    let disk = MemoryDisk::default();
+    let (failing, moh, bytes) = (vault(&disk), system("moh"), bytes_of(1_000));
+    let sha256 = Digest::of(&bytes);
+    let mut upload = failing.begin(&moh, &sha256, 1_000).unwrap();
+    upload.append(&bytes).unwrap();
+    disk.fail_next_sync();
+    // the sync is the last that is done: what it was for cannot be removed
+    disk.fail_after(1);
+    assert!(matches!(upload.finish(), Err(Error::Fault(_))));
+    disk.fail_after(u64::MAX);
+    assert_eq!(failing.begin(&moh, &sha256, 1_000).unwrap().committed(), 1_000, "it can be read");
+    bring(&failing, &moh, &bytes, 1_000).unwrap();
+    disk.crash(|below| below - 1);
+    vault(&disk).open_document(&sha256).unwrap().verify().unwrap();
+}
+
+#[test]
 fn a_directory_that_a_failed_upload_left_is_as_durable_as_its_documents() {
     let (bytes, moh) = (bytes_of(3_000), system("moh"));
     let fails = |after| {

@@ -1,7 +1,7 @@
 //! One document on its way in, hashed as it comes. Becomes an object only
 //! when size and SHA-256 are what was declared; one that was interrupted is
-//! read again first, once and whole, because what the hasher saw may have lain
-//! on the disk for days.
+//! read and written again first, once and whole: what the hasher saw may have
+//! lain on the disk for days, or only in memory since a sync failed.
 
 use std::{io, sync::Arc};
 
@@ -33,8 +33,8 @@ pub struct Upload {
     synced: u64,
     size: u64,
     touched: u64,
-    /// Whether some of the bytes were there before, and have to be read again
-    /// before they are believed.
+    /// Whether some of the bytes were there before, and have to be read and
+    /// written again before they are believed.
     resumed: bool,
     /// Whether the bytes are in `objects` already, brought by this system.
     in_place: bool,
@@ -135,7 +135,7 @@ impl Upload {
                 .fact("actual_digest", found);
             return Err(refusal.into());
         }
-        if self.resumed && !self.holds(&declared)? {
+        if self.resumed && !self.write_again(&declared)? {
             // the disk's fault, not the client's: it begins again by itself
             self.live.discard()?;
             let refusal = Refusal::new(Reason::OffsetMismatch)
@@ -163,10 +163,12 @@ impl Upload {
         })
     }
 
-    /// Whether the bytes on the disk are still what they were.
-    fn holds(&self, sha256: &Digest) -> io::Result<bool> {
+    /// Whether the bytes are still what they were. They are written as they
+    /// are read: after a sync that failed, of a holder before this one, what is
+    /// read may be in memory alone, and no later sync would bring it out.
+    fn write_again(&self, sha256: &Digest) -> io::Result<bool> {
         let mut whole = Standing::nowhere();
-        hash_up_to(&*self.file, &mut whole, self.size)?;
+        hash_up_to(&*self.file, &mut whole, self.size, &mut |at, bytes| self.file.write_at(at, bytes))?;
         Ok(whole.committed == self.size && whole.hasher.finalize()[..] == *sha256.as_bytes())
     }
 
@@ -193,7 +195,7 @@ pub(super) fn resume(file: &dyn DiskFile, marks: &Marks, size: u64) -> io::Resul
     let mut candidates: Vec<&Mark> = marks.candidates().filter(there).collect();
     candidates.sort_unstable_by_key(|mark| mark.committed);
     for mark in candidates {
-        hash_up_to(file, &mut at, mark.committed)?;
+        hash_up_to(file, &mut at, mark.committed, &mut |_, _| Ok(()))?;
         if at.committed == mark.committed && at.hasher.clone().finalize()[..] == mark.sha256 {
             found = Some(Standing { synced: synced.min(at.committed), ..at.clone() });
         }
@@ -201,8 +203,14 @@ pub(super) fn resume(file: &dyn DiskFile, marks: &Marks, size: u64) -> io::Resul
     Ok(found)
 }
 
-/// Hashes a file's bytes from where the hasher stands; less if it ends before.
-fn hash_up_to(file: &dyn DiskFile, at: &mut Standing, end: u64) -> io::Result<()> {
+/// Hashes a file's bytes from where the hasher stands, and shows them with
+/// their place; less if it ends before.
+fn hash_up_to(
+    file: &dyn DiskFile,
+    at: &mut Standing,
+    end: u64,
+    show: &mut dyn FnMut(u64, &[u8]) -> io::Result<()>,
+) -> io::Result<()> {
     let left = usize::try_from(end.saturating_sub(at.committed)).unwrap_or(READ_BYTES);
     let mut buffer = vec![0; READ_BYTES.min(left)];
     while at.committed < end {
@@ -211,6 +219,7 @@ fn hash_up_to(file: &dyn DiskFile, at: &mut Standing, end: u64) -> io::Result<()
         if count == 0 {
             break;
         }
+        show(at.committed, &buffer[..count])?;
         at.hasher.update(&buffer[..count]);
         at.committed += count as u64;
     }
