@@ -373,7 +373,7 @@ impl Writer {
         let Self { parts, random, commands, .. } = self;
         let size = parts.journal.size();
         let began_us = parts.clock.monotonic_us();
-        read_once(&*parts.state, |read| {
+        let decided = read_once(&*parts.state, |read| {
             let mut batch = machine::Batch::new(read, size, Context { now_ms, random });
             let (mut answers, mut oldest_us, mut stop): (Answers, _, _) = (Vec::new(), None, false);
             let mut roll = None;
@@ -412,7 +412,9 @@ impl Writer {
             }
             let (entries, changes) = batch.finish();
             Decided { entries, changes, answers, oldest_us, roll, stop }
-        })
+        });
+        parts.metrics.state_held(parts.clock.monotonic_us().saturating_sub(began_us));
+        decided
     }
 
     /// Makes a decided batch durable, then visible, then known.

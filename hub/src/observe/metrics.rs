@@ -4,7 +4,10 @@
 
 use std::{
     fmt::Write as _,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use axis_proto::{admin::v1::Queue, hub::v1::Reason, record::v1::Settlement};
@@ -38,7 +41,10 @@ struct Inner {
     faults: Counter,
     commit_latency: Histogram,
     commit_batch: Histogram,
+    commit_batch_max: Gauge<u64, AtomicU64>,
     journal_sync: Histogram,
+    state_hold: Histogram,
+    state_hold_max: Gauge<f64, AtomicU64>,
     received: Counter,
     sent: Counter,
     connections: Gauge,
@@ -219,7 +225,10 @@ impl Metrics {
             faults: Counter::default(),
             commit_latency: latency(),
             commit_batch: Histogram::new(exponential_buckets(1.0, 2.0, 12)),
+            commit_batch_max: Gauge::default(),
             journal_sync: latency(),
+            state_hold: latency(),
+            state_hold_max: Gauge::default(),
             received: Counter::default(),
             sent: Counter::default(),
             connections: Gauge::default(),
@@ -274,9 +283,18 @@ impl Metrics {
         let inner = &self.0;
         inner.commit_latency.observe(sample.latency_us as f64 / 1e6);
         inner.commit_batch.observe(sample.records as f64);
+        inner.commit_batch_max.inner().fetch_max(sample.records as u64, Ordering::Relaxed);
         inner.journal_sync.observe(sample.sync_us as f64 / 1e6);
         let mut recent = inner.recent.lock().unwrap_or_else(PoisonError::into_inner);
         recent.push(u32::try_from(sample.latency_us).unwrap_or(u32::MAX));
+    }
+
+    /// Somebody looked at one moment of the state for so long.
+    pub fn state_held(&self, held_us: u64) {
+        let seconds = held_us as f64 / 1e6;
+        self.0.state_hold.observe(seconds);
+        // as bits: those of numbers that are not negative sort as they do
+        self.0.state_hold_max.inner().fetch_max(seconds.to_bits(), Ordering::Relaxed);
     }
 
     /// Median and 99th percentile of the last batches, in microseconds; zero
@@ -347,6 +365,23 @@ impl Inner {
             self.commit_latency.clone(),
         );
         r.register("commit_batch_records", "Records that became durable together", self.commit_batch.clone());
+        r.register(
+            "commit_batch_records_max",
+            "The most records that became durable together since the start",
+            self.commit_batch_max.clone(),
+        );
+        r.register_with_unit(
+            "state_hold",
+            "Time that one look at the state took; the next batch becomes visible only after it",
+            Unit::Seconds,
+            self.state_hold.clone(),
+        );
+        r.register_with_unit(
+            "state_hold_longest",
+            "The longest look at the state since the start",
+            Unit::Seconds,
+            self.state_hold_max.clone(),
+        );
         r.register_with_unit(
             "journal_sync",
             "Time that appending a batch with its sync took",
@@ -533,6 +568,21 @@ mod tests {
         );
         scrape.queues.clear();
         assert!(!metrics.text(&scrape).contains("vpcp"));
+    }
+
+    #[test]
+    fn the_worst_since_the_start_is_kept() {
+        let metrics = Metrics::new();
+        for (records, held_us) in [(2, 1_500), (700, 20_000), (1, 3)] {
+            metrics.commit(CommitSample { records, latency_us: 1, sync_us: 1 });
+            metrics.state_held(held_us);
+        }
+        let lines = [
+            "axis_commit_batch_records_max 700",
+            "axis_state_hold_longest_seconds 0.02",
+            "axis_state_hold_seconds_count 3",
+        ];
+        check(&metrics, &Scrape::default(), &lines);
     }
 
     #[test]

@@ -121,7 +121,10 @@ impl Context {
 
     /// Reads one moment of the state.
     pub fn read<T>(&self, read: impl FnOnce(&dyn Read) -> T) -> T {
-        read_once(&*self.state, read)
+        let began_us = self.clock.monotonic_us();
+        let found = read_once(&*self.state, read);
+        self.metrics.state_held(self.clock.monotonic_us().saturating_sub(began_us));
+        found
     }
 
     /// The receipt of a record, read where waiting for a disk holds up
