@@ -98,6 +98,44 @@ fn a_broadcast_is_one_submission_in_small_batches_and_short_looks() {
 }
 
 #[test]
+fn a_page_costs_the_same_however_much_is_listed() {
+    const PAGE: usize = 10;
+    let mut hub = House::new(1_000);
+    let mut before: Option<Vec<Cost>> = None;
+    for (waiting, parked) in [(100, 30), (20_000, 600)] {
+        hub.fill(waiting).park(parked);
+        let (to, from) = (hub.to.clone(), hub.from.clone());
+        let wide = hub.list_sequence.expect("one was accepted");
+        let first = read_once(&hub.state, |read| query::parked(read, None, None, 1)[0].id);
+        let pages = [
+            hub.counted(|read| query::parked(read, None, None, PAGE).len()),
+            hub.counted(|read| query::parked(read, Some(&to), Some(first), PAGE).len()),
+            hub.counted(|read| query::track(read, wide, 0, PAGE, None).0.len()),
+            hub.counted(|read| query::track(read, wide, 0, PAGE, Some(&to)).0.len()),
+            hub.counted(|read| query::ready(read, &to, NOW, &mut query::Turns::default(), PAGE).len()),
+            hub.counted(|read| query::feed(read, &from, 0, PAGE).len()),
+            hub.counted(|read| query::feed_before(read, &from, u64::MAX, PAGE).len()),
+            hub.counted(|read| query::agencies(read, "", PAGE, "").0.len()),
+            hub.counted(|read| query::changes(read, 0, PAGE).len()),
+        ];
+        for (page, (found, cost)) in pages.iter().enumerate() {
+            assert_eq!(*found, PAGE, "page {page} is full");
+            assert!(cost.got + cost.visited <= 5 * PAGE + 10, "page {page}: {cost:?}");
+        }
+        // what an operator sees of a mailbox: looks no further than this
+        let (_, most) = hub.counted(|read| query::attempts_most(read, &to));
+        assert!(most.got + most.visited <= 4_000, "{most:?}");
+        let mut costs: Vec<_> = pages.map(|(_, cost)| cost).into();
+        costs.push(hub.counted(|read| query::oldest_unix_ms(read, &to)).1);
+        costs.push(hub.counted(|read| query::next_due_ms(read, &to)).1);
+        costs.push(hub.counted(|read| query::mailbox(read, &to)).1);
+        if let Some(before) = before.replace(costs.clone()) {
+            assert_eq!(costs, before, "beside {waiting} that wait and {parked} that are parked");
+        }
+    }
+}
+
+#[test]
 fn what_was_looked_up_counts_only_while_the_directory_is_the_same() {
     let mut hub = House::new(3);
     let mut submit = hub.submit(&[]);
@@ -137,7 +175,9 @@ struct House {
     agencies: usize,
     /// The recipients of what was accepted last.
     list: Option<axis_proto::record::v1::LeafList>,
+    list_sequence: Option<u64>,
     waiting: u64,
+    parked: u64,
 }
 
 impl House {
@@ -150,8 +190,20 @@ impl House {
         let signer = CheckpointSigner::new("truc.test/log", SigningKey::from_seed(&[1; 32])).expect("a name");
         let [from, to]: [SystemId; 2] = ["gui", "nhan"].map(|id| id.parse().expect("an id"));
         let state = MemoryState::new();
-        let mut house =
-            Self { disk, journal, tree, signer, state, from, to, agencies, list: None, waiting: 0 };
+        let mut house = Self {
+            disk,
+            journal,
+            tree,
+            signer,
+            state,
+            from,
+            to,
+            agencies,
+            list: None,
+            list_sequence: None,
+            waiting: 0,
+            parked: 0,
+        };
         let opened = LogOpened { hub_id: "truc.test".into(), ..LogOpened::default() };
         house.commit(|batch| batch.open_log(opened).map(drop));
         for system in [house.from.clone(), house.to.clone()] {
@@ -220,10 +272,19 @@ impl House {
 
     /// One batch.
     fn commit(&mut self, decide: impl FnOnce(&mut Batch<'_>) -> axis_hub::error::Result<()>) -> Cost {
+        self.commit_at(NOW, decide)
+    }
+
+    /// The same at another time.
+    fn commit_at(
+        &mut self,
+        now_ms: u64,
+        decide: impl FnOnce(&mut Batch<'_>) -> axis_hub::error::Result<()>,
+    ) -> Cost {
         let size = self.journal.size();
         let ((entries, changes), mut cost) = self.counted(|read| {
             let mut random = |buffer: &mut [u8]| buffer.fill(7);
-            let mut batch = Batch::new(read, size, Context { now_ms: NOW, random: &mut random });
+            let mut batch = Batch::new(read, size, Context { now_ms, random: &mut random });
             decide(&mut batch).expect("decided");
             batch.finish()
         });
@@ -244,6 +305,7 @@ impl House {
             let place = record.cargo.iter().position(|cargo| cargo.kind() == CargoKind::RecipientList);
             if let Some(place) = place {
                 self.list = Some(LeafList::decode(entry.cargo[place].clone()).expect("a list"));
+                self.list_sequence = Some(entry.sequence);
             }
         }
     }
@@ -296,6 +358,27 @@ impl House {
             self.waiting += count as u64;
         }
         self
+    }
+
+    /// Lets so many be out of attempts.
+    fn park(&mut self, parked: u64) {
+        let count = usize::try_from(parked - self.parked).expect("few");
+        let mut turns = query::Turns::default();
+        let ready = read_once(&self.state, |read| query::ready(read, &self.to, NOW, &mut turns, count));
+        for attempt in 1..=limits::ATTEMPTS_MAX {
+            let system = self.to.clone();
+            self.commit_at(NOW + u64::from(attempt) * 1_000, |batch| {
+                let lease =
+                    Command::Lease { system: system.clone(), deliveries: ready.clone(), duration_ms: 60_000 };
+                machine::decide(batch, &lease)?;
+                ready.iter().try_for_each(|id| {
+                    let nack = Command::Nack { system: system.clone(), delivery: *id, attempt, delay_ms: 1 };
+                    machine::decide(batch, &nack).map(drop)
+                })
+            });
+        }
+        self.parked = parked;
+        assert_eq!(read_once(&self.state, |read| query::mailbox(read, &self.to)).parked, parked);
     }
 
     /// A submission, a lease, an acknowledgement, the look for what is ready
