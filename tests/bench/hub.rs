@@ -2,6 +2,8 @@
 //! the system knows about it.
 
 use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -47,6 +49,18 @@ impl Hub {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
         line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default() / 1_024
+    }
+
+    /// What its metrics say now.
+    pub fn metric(&self, name: &str) -> anyhow::Result<f64> {
+        let addresses: toml::Table = std::fs::read_to_string(self.dir.join("addresses.toml"))?.parse()?;
+        let operators = addresses.get("operators").and_then(|address| address.as_str());
+        let mut stream = TcpStream::connect(operators.context("the hub says no address for operators")?)?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(line.with_context(|| format!("no metric {name}"))?.trim().parse()?)
     }
 
     /// SIGTERM, and how long it took to end.

@@ -15,12 +15,18 @@ use crate::{
     report::{Report, Table},
 };
 
+/// What `--long` adds.
+const LONG: u64 = 10_000_000;
+
 /// What is measured.
 #[derive(clap::Args)]
 pub struct Args {
     /// How many envelopes wait, one row each
     #[arg(long, value_delimiter = ',', default_values_t = [1_000, 1_000_000])]
     waiting: Vec<u64>,
+    /// Also 10 000 000: takes some hours and 40 GB
+    #[arg(long)]
+    long: bool,
     /// Envelopes that are submitted, and deliveries that are taken, for each row
     #[arg(long, default_value_t = 20_000)]
     calls: u64,
@@ -41,7 +47,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     std::fs::create_dir_all(&above)?;
     let dir = tempfile::Builder::new().prefix("axis-bench-").tempdir_in(&above)?;
     let mut table = Table::new("queues");
-    for waiting in &args.waiting {
+    let long = args.long.then_some(LONG);
+    for waiting in args.waiting.iter().chain(&long) {
         let hub = dir.path().join(waiting.to_string());
         table.add(row(&hub, *waiting, args.calls)?);
         std::fs::remove_dir_all(&hub)?;
@@ -79,6 +86,9 @@ fn row(dir: &Path, waiting: u64, calls: u64) -> anyhow::Result<Vec<(&'static str
     row.push(("seeded envelopes/s", seeded.envelopes as f64 / seconds(seeded.took)));
 
     say("rebuild: no state, no snapshot");
+    for derived in ["state", "snapshots"] {
+        std::fs::remove_dir_all(data.join(derived))?;
+    }
     let began = Instant::now();
     let hub = Hub::start(dir)?;
     row.push(("rebuild s", seconds(began.elapsed())));
@@ -92,6 +102,7 @@ fn row(dir: &Path, waiting: u64, calls: u64) -> anyhow::Result<Vec<(&'static str
     row.push(("to first delivery s", first));
     row.push(("state bytes/waiting", bytes_in(&data.join("state")) as f64 / waiting as f64));
     row.push(("journal bytes/waiting", bytes_in(&data.join("journal")) as f64 / waiting as f64));
+    row.push(("all bytes/waiting", bytes_in(&data) as f64 / waiting as f64));
 
     say("submit");
     let done = runtime.block_on(load::submit(dir, calls as usize))?;
@@ -111,7 +122,7 @@ fn row(dir: &Path, waiting: u64, calls: u64) -> anyhow::Result<Vec<(&'static str
     let (hub, served, first) = start(&runtime, dir, 3)?;
     row.push(("start after SIGKILL s", served));
     row.push(("to first delivery s ", first));
-    hub.stop()?;
+    row.push(("stop again s", seconds(hub.stop()?)));
     Ok(row)
 }
 
@@ -160,6 +171,12 @@ fn broadcast(dir: &Path, agencies: usize) -> anyhow::Result<Vec<(&'static str, f
     row.push(("others during: p50 ms", during.latencies.ms(500)));
     row.push(("others during: p99 ms", during.latencies.ms(990)));
     row.push(("others during: worst ms", during.latencies.ms(1_000)));
+    for (name, metric) in [
+        ("largest batch, records", "axis_commit_batch_records_max"),
+        ("longest hold of the state s", "axis_state_hold_longest_seconds"),
+    ] {
+        row.push((name, hub.metric(metric)?));
+    }
     row.push(("VmHWM MiB", hub.memory_mib("VmHWM:") as f64));
     hub.stop()?;
     Ok(row)

@@ -385,18 +385,19 @@ impl Decider<'_> {
     ) -> anyhow::Result<()> {
         let mut done = 0;
         for part in submits {
+            let count = part.len() as u64;
             let (entries, changes) = decide(self.state, self.size, |batch| {
-                for ((submit, to), place) in part.iter().zip(done..) {
-                    let command = Command::Submit(Box::new(submit.clone()));
-                    let outcome = machine::decide(batch, &command)?;
+                for ((submit, to), place) in part.into_iter().zip(done..) {
+                    let (digest, created_ms) = (submit.signed.digest, submit.envelope.created_unix_ms);
+                    let outcome = machine::decide(batch, &Command::Submit(Box::new(submit)))?;
                     if place < settled {
                         let sequence = outcome.sequence().context("it was recorded")?;
-                        self.deliver(batch, &self.parties[*to], sequence, submit)?;
+                        self.deliver(batch, &self.parties[to], sequence, (digest, created_ms))?;
                     }
                 }
                 Ok(())
             })?;
-            done += part.len() as u64;
+            done += count;
             self.size += entries.len() as u64;
             self.state.publish(changes.into_iter().filter(|(key, _)| is_kept(key)).collect(), self.size);
             if out.send(entries).is_err() {
@@ -413,7 +414,7 @@ impl Decider<'_> {
         batch: &mut Batch<'_>,
         party: &Party,
         sequence: u64,
-        submit: &Submit,
+        (digest, created_ms): (Digest, u64),
     ) -> anyhow::Result<()> {
         let id = DeliveryId { envelope_sequence: sequence, recipient_index: 0 };
         let lease =
@@ -422,10 +423,10 @@ impl Decider<'_> {
         let acknowledgement = Acknowledgement {
             hub_id: self.hub_id.to_owned(),
             delivery_id: id.to_string(),
-            envelope_digest: Bytes::copy_from_slice(submit.signed.digest.as_bytes()),
+            envelope_digest: Bytes::copy_from_slice(digest.as_bytes()),
             recipient: party.agency.clone(),
             mailbox_sequence: query::mailbox(batch.state(), &party.system).high,
-            acknowledged_unix_ms: submit.envelope.created_unix_ms,
+            acknowledged_unix_ms: created_ms,
             reference: String::new(),
         };
         let signed = party.signed(PayloadType::Acknowledgement, acknowledgement.encode_to_vec());
