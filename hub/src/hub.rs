@@ -251,8 +251,9 @@ impl Hub {
     }
 
     /// Stops: takes nothing new, finishes what is under way within
-    /// [`limits::DRAIN_TIMEOUT`], and names what was left. After a failure
-    /// nothing can be finished: then it waits for nobody.
+    /// [`limits::DRAIN_TIMEOUT`], writes and seals the stores within
+    /// [`limits::STORES_STOP_TIMEOUT`], and names what was left. After a
+    /// failure nothing can be finished: then it waits for nobody.
     pub async fn stop(mut self) -> Vec<String> {
         self.ctx.readiness.stopping();
         self.ctx.stopping.cancel();
@@ -265,7 +266,7 @@ impl Hub {
             // not before: nobody else may open stores that are written still
             drop(lock);
         });
-        if timeout(limits::DRAIN_TIMEOUT, stores).await.is_err() {
+        if timeout(limits::STORES_STOP_TIMEOUT, stores).await.is_err() {
             left.push("the writer: the data disk does not answer".to_owned());
         }
         self.stopped.cancel();

@@ -338,3 +338,8 @@ pub const OPERATORS_CONNECTIONS_MAX: usize = 64;
 pub const OPERATORS_IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// How long a stopping hub waits for what is under way.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it waits for its stores behind that: a disk that is busy writes
+/// what waits for sled, and is read once for the seal, ten gigabytes with ten
+/// million waiting. With [`DRAIN_TIMEOUT`] less than what the service files
+/// under `deploy/` leave it.
+pub const STORES_STOP_TIMEOUT: Duration = Duration::from_secs(60);

@@ -7,9 +7,15 @@
 //! CRC-32 of each MiB in hex), and the CRC-32 of the lines before. It is taken
 //! off before anything is written to the files again.
 
-use std::{fmt::Write as _, io, path::Path};
+use std::{
+    fmt::Write as _,
+    io,
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+};
 
-use super::Disk;
+use super::{Disk, DiskFile};
 
 /// The seal's name in the directory of the files.
 pub const FILE: &str = "closed";
@@ -17,6 +23,10 @@ pub const FILE: &str = "closed";
 const FIRST_LINE: &str = "axis closed 1";
 /// What one checksum is for.
 const PART_BYTES: usize = 1024 * 1024;
+/// Parts of a file from which on several threads sum them up.
+const PARTS_MANY: usize = if cfg!(test) { 1 } else { 64 };
+/// So many at most: beyond it the disk is the limit.
+const THREADS_MAX: usize = 4;
 /// A longer seal is none: it would be for 1 TiB of files.
 const SEAL_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
@@ -28,17 +38,11 @@ impl Seal {
     /// The seal of these files of a directory, as they are now.
     fn of(disk: &dyn Disk, dir: &Path, names: &[String]) -> io::Result<Self> {
         let mut text = format!("{FIRST_LINE}\n");
-        let mut part = vec![0; PART_BYTES];
         for name in names {
             let file = disk.open_read(&dir.join(name))?;
-            let length = file.len()?;
-            let _infallible = write!(text, "{name} {length}");
-            let mut at = 0;
-            while at < length {
-                let part = &mut part[..(length - at).min(PART_BYTES as u64) as usize];
-                file.read_exact_at(at, part)?;
-                let _infallible = write!(text, " {:08x}", crc32fast::hash(part));
-                at += part.len() as u64;
+            let _infallible = write!(text, "{name} {}", file.len()?);
+            for sum in sums(&*file)? {
+                let _infallible = write!(text, " {sum:08x}");
             }
             text.push('\n');
         }
@@ -59,6 +63,40 @@ impl Seal {
 pub fn seal(disk: &dyn Disk, dir: &Path, names: &[String]) -> io::Result<()> {
     let seal = Seal::of(disk, dir, names)?;
     super::replace(disk, &dir.join(FILE), seal.0.as_bytes())
+}
+
+/// The CRC-32 of each MiB of a file, on all processors if there are many: who
+/// opens or closes a store waits for it.
+fn sums(file: &dyn DiskFile) -> io::Result<Vec<u32>> {
+    let length = file.len()?;
+    let parts = usize::try_from(length.div_ceil(PART_BYTES as u64)).map_err(io::Error::other)?;
+    // whoever is done takes the next
+    let next = AtomicUsize::new(0);
+    let some = || -> io::Result<Vec<(usize, u32)>> {
+        let (mut found, mut buffer) = (Vec::new(), vec![0; PART_BYTES]);
+        loop {
+            let part = next.fetch_add(1, Ordering::Relaxed);
+            if part >= parts {
+                return Ok(found);
+            }
+            let at = part as u64 * PART_BYTES as u64;
+            let bytes = &mut buffer[..(length - at).min(PART_BYTES as u64) as usize];
+            file.read_exact_at(at, bytes)?;
+            found.push((part, crc32fast::hash(bytes)));
+        }
+    };
+    let processors = thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
+    let others = if parts < PARTS_MANY { 0 } else { processors - 1 };
+    let mut sums = thread::scope(|scope| {
+        let others: Vec<_> = (0..others).map(|_| scope.spawn(some)).collect();
+        let mut sums = some()?;
+        for other in others {
+            sums.extend(other.join().map_err(|_| io::Error::other("summing up a file panicked"))??);
+        }
+        io::Result::Ok(sums)
+    })?;
+    sums.sort_unstable();
+    Ok(sums.into_iter().map(|(_, sum)| sum).collect())
 }
 
 /// Takes the seal off a directory. `None` if there was none that can be read.

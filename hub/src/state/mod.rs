@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use tracing::info;
 
 pub use draft::Draft;
-pub use sled::{Options, SledState, ahead, distrust, open};
+pub use sled::{Found, Options, SledState, ahead, distrust, open};
 pub use snapshot::Taken;
 
 use crate::journal::{Entry, JournalReader};

@@ -15,6 +15,7 @@
 mod gaps;
 mod open;
 mod redo;
+mod rest;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -34,7 +35,8 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use gaps::{Gaps, Moment};
-pub use open::{ahead, distrust, open};
+pub use open::{Found, ahead, distrust, open};
+use rest::Rest;
 use store::Store;
 
 use super::{
@@ -51,6 +53,9 @@ use crate::{
 /// Keys of a snapshot that are written between two writes of sled: a tenth of
 /// a second or so.
 const SNAPSHOT_STEP_KEYS: usize = if cfg!(test) { 37 } else { 50_000 };
+
+/// Keys from which on a stopping hub takes no snapshot: two seconds or so.
+const SNAPSHOT_STOP_KEYS: u64 = if cfg!(test) { 2_000 } else { 200_000 };
 
 /// Where a state lives, whose it is, and its bounds.
 #[derive(Debug, Clone)]
@@ -120,6 +125,7 @@ pub struct Lag {
 /// The state on disk. Dropping it writes what waits and closes sled.
 pub struct SledState {
     shared: Arc<Shared>,
+    found: Found,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -136,6 +142,8 @@ struct Shared {
     /// sled is being filled from the journal's beginning and has no marker: a
     /// crash means to begin again, so no write needs to be one step.
     filling: AtomicBool,
+    /// A kill left sled whole, and no snapshot has read every pair since.
+    unverified: AtomicBool,
     orders: Mutex<Orders>,
     /// The state thread has something to do.
     work: Condvar,
@@ -215,8 +223,16 @@ impl State for SledState {
 
 impl SledState {
     /// Starts the state thread over a store that is what its marker says.
-    fn start(store: Store, marker: Marker, snapshot_applied: u64, options: Options) -> io::Result<Self> {
+    fn start(
+        store: Store,
+        marker: Marker,
+        found: Found,
+        snapshot_applied: u64,
+        options: Options,
+    ) -> io::Result<Self> {
         let filling = store.marker()?.is_none();
+        let is_known = matches!(found, Found::Closed | Found::Whole);
+        let rest = Rest::load(&options.dir).filter(|_| is_known).unwrap_or_default();
         let shared = Arc::new(Shared {
             store,
             options,
@@ -224,6 +240,7 @@ impl SledState {
             waiting: AtomicUsize::new(0),
             written: AtomicU64::new(marker.applied),
             filling: AtomicBool::new(filling),
+            unverified: AtomicBool::new(found == Found::Whole),
             orders: Mutex::default(),
             work: Condvar::new(),
             room: Condvar::new(),
@@ -237,9 +254,16 @@ impl SledState {
             taking: None,
             disk_was_full: false,
             put_off: false,
+            verifies: found == Found::Whole,
+            rest,
         };
         let thread = thread::Builder::new().name("state".to_owned()).spawn(move || writer.run())?;
-        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+        Ok(Self { shared, found, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// How the database was found when it was opened.
+    pub fn found(&self) -> Found {
+        self.found
     }
 
     /// The last snapshot that was taken since the start.
@@ -262,9 +286,9 @@ impl SledState {
         }
     }
 
-    /// Writes what waits, takes a snapshot if one was asked for or many
-    /// records came since the last, and ends the state thread. Nothing may be
-    /// published after it.
+    /// Writes what waits, takes a snapshot if one is due and soon taken, ends
+    /// the state thread and seals sled's files. Nothing may be published after
+    /// it.
     pub fn stop(&self) {
         self.end(Stop::Flush);
     }
@@ -285,7 +309,13 @@ impl SledState {
     /// Nothing is written to sled's files any more.
     fn seal(&self) {
         let dir = &self.shared.options.dir;
-        let sealed = open::files(dir).and_then(|names| closed::seal(&RealDisk, dir, &names));
+        // what nobody has verified is not said to be good: the next opening
+        // goes by the same rules as this one
+        if self.shared.unverified.load(Ordering::Relaxed) {
+            return;
+        }
+        let settled = store::guard(|| self.shared.store.settle());
+        let sealed = settled.and_then(|()| closed::seal(&RealDisk, dir, &open::files(dir)?));
         if let Err(error) = sealed {
             warn!(%error, "cannot seal the state; the next start verifies it pair by pair");
         }
@@ -363,6 +393,10 @@ struct Writer {
     disk_was_full: bool,
     /// What is published waits in memory for want of room; said once.
     put_off: bool,
+    /// A snapshot is to be taken for what its reading every pair finds out.
+    verifies: bool,
+    /// What sled's file holds.
+    rest: Rest,
 }
 
 impl Writer {
@@ -374,6 +408,9 @@ impl Writer {
     }
 
     fn work(&mut self) -> io::Result<()> {
+        if !self.unmarked {
+            self.keep_rest();
+        }
         loop {
             let shared = self.shared.clone();
             let taking = self.taking.is_some();
@@ -398,11 +435,18 @@ impl Writer {
             }
             self.flush()?;
             let since = self.marker.applied.saturating_sub(self.snapshot_applied);
-            // a snapshot of a stopping hub is half as long in coming, because
-            // nobody waits for the writer now
-            let due = shared.options.snapshot_records / if stop.is_some() { 2 } else { 1 };
-            let wanted = !self.unmarked && ((snapshot && since > 0) || since >= due.max(1));
+            let due = shared.options.snapshot_records.max(1);
+            let mut wanted = !self.unmarked && ((snapshot && since > 0) || since >= due);
+            if self.verifies && self.taking.is_none() && !self.unmarked {
+                (self.verifies, wanted) = (false, true);
+            }
             if stop.is_some() {
+                // A start after the stop goes by the seal, so that a long
+                // snapshot is not waited for: one that was begun is left, and
+                // the next start begins it again.
+                if self.marker.fingerprint.keys > SNAPSHOT_STOP_KEYS && !snapshot {
+                    return Ok(());
+                }
                 self.snapshot(false, usize::MAX)?;
                 return self.snapshot(wanted, usize::MAX);
             }
@@ -438,9 +482,12 @@ impl Writer {
         };
         let filling = shared.filling.load(Ordering::Relaxed);
         if self.unmarked && !filling {
-            // all that was filled so far; what comes from here on is one step
+            // all that was filled so far; what comes from here on is one step,
+            // and this is the last one before it
+            self.save_redo(&self.marker, &[]);
             shared.store.finish(&self.marker)?;
             self.unmarked = false;
+            self.keep_rest();
         }
         if filling {
             self.fill(&flushing, applied)?;
@@ -503,11 +550,7 @@ impl Writer {
         }
         // Crash before the redo file is whole: sled has nothing of it. After:
         // opening completes it. Without one, opening would have to rebuild.
-        if !changes.is_empty()
-            && let Err(error) = redo::save(&shared.options.dir, &self.marker, &after, &changes)
-        {
-            warn!(%error, "cannot save what is about to be written; a crash now would make the state be rebuilt");
-        }
+        self.save_redo(&after, &changes);
         for (key, change) in &changes {
             store.write(key, *change)?;
             progress.step(1);
@@ -516,7 +559,28 @@ impl Writer {
         store.finish(&after)?;
         self.marker = after;
         shared.written.store(applied, Ordering::Relaxed);
+        self.keep_rest();
         Ok(())
+    }
+
+    fn save_redo(&self, after: &Marker, changes: &[redo::Change<'_>]) {
+        if let Err(error) = redo::save(&self.shared.options.dir, &self.marker, after, changes) {
+            warn!(%error, "cannot save what is about to be written; a crash now would make the state be rebuilt");
+        }
+    }
+
+    /// Keeps what sled's file holds now, all of which is on the disk. Crash
+    /// before it is kept: the next opening reads every pair.
+    fn keep_rest(&mut self) {
+        let dir = &self.shared.options.dir;
+        let kept = self.rest.advance(dir).and_then(|is_other| match is_other {
+            true => self.rest.save(dir),
+            false => Ok(()),
+        });
+        if let Err(error) = kept {
+            warn!(%error, "cannot keep what the state's file holds; a kill now makes the next start longer");
+            self.rest = Rest::default();
+        }
     }
 
     /// Begins a snapshot of what sled contains, if one is wanted and none is
@@ -526,6 +590,8 @@ impl Writer {
             Ok(None) => Ok(()),
             Ok(Some(taken)) => {
                 self.disk_was_full = false;
+                // it read every pair, and they were what the marker says
+                self.shared.unverified.store(false, Ordering::Relaxed);
                 info!(applied = taken.applied, keys = taken.key_count, "took a snapshot of the state");
                 self.shared.taken.send_replace(Some(taken));
                 Ok(())

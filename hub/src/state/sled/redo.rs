@@ -37,16 +37,17 @@ pub(super) fn save(dir: &Path, before: &Marker, after: &Marker, changes: &[Chang
 }
 
 /// Completes what the file describes, if the store stands before it. Returns
-/// the marker that the store has now.
-pub(super) fn complete(dir: &Path, store: &Store, marker: Marker) -> io::Result<Marker> {
-    let Some((before, after, changes)) = load(dir) else { return Ok(marker) };
-    if before != marker {
-        return Ok(marker);
+/// the marker that the store has now, and whether the file is of the last
+/// write, so that no other can be half written.
+pub(super) fn complete(dir: &Path, store: &Store, marker: Marker) -> io::Result<(Marker, bool)> {
+    let Some((before, after, changes)) = load(dir) else { return Ok((marker, false)) };
+    if before != marker || after == marker {
+        return Ok((marker, after == marker));
     }
     tracing::info!(from = before.applied, to = after.applied, "completing a write of the state");
     changes.visit(&mut |key, value| store.write(key, value).map(drop))?;
     store.finish(&after)?;
-    Ok(after)
+    Ok((after, true))
 }
 
 /// What the store contains after the last write that was begun, as the whole

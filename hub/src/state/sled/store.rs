@@ -32,7 +32,7 @@ use crate::state::{
 
 /// sled's segments: large, so that no leaf becomes a file of its own, which
 /// sled would not sync.
-const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
+pub(super) const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
 /// How often, and how long apart, the lock of a database that was just closed
 /// is tried.
 const LOCK_TRIES: u32 = 200;
@@ -128,6 +128,20 @@ impl Store {
     pub(super) fn finish(&self, marker: &Marker) -> io::Result<()> {
         self.write(MARKER_KEY, Some(&marker.encode()))?;
         self.sync()
+    }
+
+    /// Takes the marker away, durably: until there is one again, a crash means
+    /// to begin anew.
+    pub(super) fn unfinish(&self) -> io::Result<()> {
+        self.write(MARKER_KEY, None)?;
+        self.sync()
+    }
+
+    /// Leaves nothing for closing to write: sled writes a little when it reads
+    /// as well.
+    pub(super) fn settle(&self) -> io::Result<()> {
+        while self.db.flush().map_err(io::Error::other)? > 0 {}
+        self.file.sync_data()
     }
 
     /// Brings what was written to the disk.

@@ -360,6 +360,8 @@ fn a_missing_or_emptied_store_is_made_again() {
     assert_eq!(house.check(), house.records.size());
     fs::write(house.sled().join("conf"), b"").unwrap();
     house.check();
+    // what was used after all was verified by a snapshot
+    fs::remove_dir_all(&house.options.snapshots).unwrap();
     fs::remove_dir_all(house.sled()).unwrap();
     fs::create_dir(house.sled()).unwrap();
     assert_eq!(house.check(), house.records.size());
@@ -721,6 +723,7 @@ fn snapshots_come_every_so_many_records() {
     assert!(house.records.size() - taken.applied < 100);
     fs::write(house.options.snapshots.join("00000000000000000001.snapshot.partial"), b"half").unwrap();
     drop(state);
+    house.grow(200);
     house.check();
     assert_eq!(house.snapshots().len(), 2);
 }
@@ -764,4 +767,195 @@ fn a_snapshot_that_fails_leaves_nothing_and_one_without_room_is_not_begun() {
     disk.set_free_bytes(limits::DISK_LOW_SNAPSHOT_BYTES + (1 << 30));
     house.grow(100);
     assert!(take(&house).is_some());
+}
+
+#[test]
+fn what_was_closed_is_taken_over_as_it_is() {
+    let house = House::with(300);
+    for _ in 0..3 {
+        assert_eq!(house.open().0.found(), Found::Closed);
+    }
+    let whole = house.dir.path().join("whole");
+    copy(&house.options.dir, &whole);
+    let again = |change: &dyn Fn(&Path)| {
+        fs::remove_dir_all(&house.options.dir).unwrap();
+        copy(&whole, &house.options.dir);
+        change(&house.options.dir);
+        let (state, _) = house.open();
+        assert_eq!(digest_of(&state), house.records.digest());
+        state.found()
+    };
+    assert_eq!(again(&|_| {}), Found::Closed);
+    let names = open::files(&whole).unwrap();
+    assert!(names.iter().any(|name| name == "sled/db") && names.len() > 2, "{names:?}");
+    for name in &names {
+        let flipped = again(&|dir| {
+            let mut bytes = fs::read(dir.join(name)).unwrap();
+            let last = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+            bytes[last] ^= 1;
+            fs::write(dir.join(name), bytes).unwrap();
+        });
+        assert_ne!(flipped, Found::Closed, "a byte of {name}");
+        let shorter = again(&|dir| {
+            let length = fs::metadata(dir.join(name)).unwrap().len();
+            fs::File::options().write(true).open(dir.join(name)).unwrap().set_len(length - 1).unwrap();
+        });
+        assert_ne!(shorter, Found::Closed, "the length of {name}");
+    }
+    assert_ne!(again(&|dir| fs::write(dir.join("sled/more"), b"").unwrap()), Found::Closed, "a file more");
+    let seal = |dir: &Path| dir.join(closed::FILE);
+    assert_ne!(again(&|dir| fs::remove_file(seal(dir)).unwrap()), Found::Closed, "no seal");
+    assert_eq!(again(&|dir| distrust(dir)), Found::Verified);
+}
+
+/// Leaves a directory as a process does that is killed now: nothing of sled's
+/// is written any more, and nothing is closed.
+fn kill(house: &House, state: SledState) {
+    while state.lag().keys > 0 {
+        thread::yield_now();
+    }
+    state.end(Stop::Abandon);
+    let left = house.dir.path().join("left");
+    copy(&house.options.dir, &left);
+    drop(state);
+    fs::remove_dir_all(&house.options.dir).unwrap();
+    fs::rename(left, &house.options.dir).unwrap();
+}
+
+/// Several of sled's segments at rest, and a tail that came since, killed.
+fn large() -> House {
+    let mut house = House::with(300);
+    let (state, _) = house.open();
+    let many = (0..90_000u32).map(|number| (number.to_be_bytes().to_vec(), Some(vec![7; 300])));
+    state.publish(many.collect(), house.records.size());
+    drop(state);
+    let bytes = fs::metadata(house.options.dir.join(rest::DB)).unwrap().len();
+    assert!(bytes > 3 * store::SEGMENT_BYTES as u64, "{bytes}");
+    house.grow(300);
+    let (state, applied) = house.open();
+    assert_eq!(state.found(), Found::Closed);
+    assert!(applied > 0);
+    kill(&house, state);
+    house
+}
+
+#[test]
+fn after_a_kill_what_is_whole_is_used_and_verified_behind_it() {
+    let house = large();
+    for _ in 0..2 {
+        let (state, applied) = house.open();
+        assert_eq!((state.found(), applied), (Found::Whole, 0));
+        // once more, before anybody verified it
+        kill(&house, state);
+    }
+    let (state, _) = house.open();
+    assert_eq!(state.found(), Found::Whole);
+    let mut taken = state.snapshots();
+    while taken.borrow_and_update().is_none() {
+        thread::yield_now();
+    }
+    drop(state);
+    assert_eq!(house.open().0.found(), Found::Closed);
+}
+
+#[test]
+fn what_a_snapshot_does_not_find_as_it_should_be_is_not_sealed() {
+    let house = large();
+    let disk = MemoryDisk::default();
+    disk.set_free_bytes(limits::DISK_LOW_SNAPSHOT_BYTES / 2);
+    let options = Options { disk: Arc::new(disk), ..house.options.clone() };
+    let state = open(options, &house.records, &|_, _| unreachable!("nothing is left")).unwrap();
+    assert_eq!(state.found(), Found::Whole);
+    drop(state);
+    assert_eq!(house.open().0.found(), Found::Whole, "no snapshot could be taken");
+}
+
+#[test]
+fn after_a_kill_what_is_not_whole_is_read_pair_by_pair() {
+    let mut house = large();
+    let memory = MemoryState::new();
+    house.records.0.lock().unwrap().iter().for_each(|batch| publish(&memory, batch));
+    let seeds: Vec<u64> = (0..flips()).map(|_| house.random.u64(..)).collect();
+    let left = house.dir.path().join("whole");
+    copy(&house.options.dir, &left);
+    let used = used_bytes(&left.join(rest::DB));
+    let mut whole = 0;
+    let again = |change: &dyn Fn(&Path)| {
+        fs::remove_dir_all(&house.options.dir).unwrap();
+        copy(&left, &house.options.dir);
+        change(&house.options.dir);
+        let (state, _) = house.open();
+        assert_ne!(state.found(), Found::Closed);
+        // whatever was found, it is what the journal says
+        for batch in 0..house.records.size().min(50) {
+            let key = format!("k{batch:03}");
+            let of = |state: &dyn State| crate::state::read_once(state, |read| read.get(key.as_bytes()));
+            assert_eq!(of(&state), of(&memory), "{key}");
+        }
+        state.found()
+    };
+    assert_eq!(again(&|_| {}), Found::Whole);
+    for file in [rest::FILE, redo::FILE] {
+        assert_eq!(again(&|dir| fs::remove_file(dir.join(file)).unwrap()), Found::Verified, "{file}");
+    }
+    assert_eq!(again(&|dir| distrust(dir)), Found::Verified);
+    assert_eq!(house.open().0.found(), Found::Closed);
+    // a redo file of a write that sled has nothing of, and that is not the next
+    let other = |dir: &Path| {
+        let marker = Marker { owner: house.options.owner(), applied: 1, fingerprint: Default::default() };
+        redo::save(dir, &marker, &marker, &[]).unwrap();
+    };
+    assert_eq!(again(&other), Found::Verified);
+    // wherever it is: in what is not written any more, or at the log's end
+    for seed in seeds {
+        let flipped = again(&|dir| {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut bytes = fs::read(dir.join(rest::DB)).unwrap();
+            let at = random.usize(..used);
+            bytes[at] ^= random.u8(1..);
+            fs::write(dir.join(rest::DB), bytes).unwrap();
+        });
+        whole += u64::from(flipped == Found::Whole);
+    }
+    println!("{whole} of {} in nothing that is used", flips());
+    assert!(whole < flips() as u64);
+}
+
+#[test]
+fn a_stop_waits_for_no_long_snapshot_and_seals() {
+    let mut house = House::with(300);
+    (house.options.snapshot_records, house.options.flush_keys) = (1, usize::MAX);
+    house.options.flush_interval = Duration::from_secs(3_600);
+    let (state, _) = house.open();
+    let many = 0..u32::try_from(SNAPSHOT_STOP_KEYS).unwrap();
+    let many = many.map(|number| (number.to_be_bytes().to_vec(), Some(vec![7])));
+    state.publish(many.collect(), house.records.size() + 1);
+    state.stop();
+    let size = house.records.size();
+    assert_eq!(state.taken(), None, "though one is due");
+    drop(state);
+    let store = Store::open(&house.options.dir, house.options.cache_bytes).unwrap();
+    assert_eq!(store.marker().unwrap().unwrap().applied, size + 1, "all is written");
+    assert!(house.options.dir.join(closed::FILE).exists(), "sealed");
+}
+
+#[test]
+fn one_that_is_far_behind_is_filled_and_begun_anew_after_a_crash_in_it() {
+    let mut house = House::with(100);
+    let had = house.records.size();
+    house.grow(2_000);
+    let bad = house.records.size() - 1;
+    let opened = open(house.options.clone(), &house.records, &|draft, entry| {
+        if entry.sequence == bad {
+            return Err(io::Error::other("the power is cut"));
+        }
+        apply(draft, entry);
+        Ok(())
+    });
+    assert!(opened.is_err());
+    assert_eq!(house.check(), house.records.size(), "half a filling is of no use");
+    // one that is not so far behind keeps what it has
+    house.grow(had);
+    let before = house.records.size() - had;
+    assert!(house.check() < before);
 }
