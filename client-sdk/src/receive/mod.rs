@@ -153,6 +153,9 @@ const PULL_BYTES_MAX: u64 = 3 * 1024 * 1024;
 /// Most bytes of documents that come with a delivery after a conversation
 /// broke: half a second of a link of 32 KiB/s. More are downloaded.
 const DOCUMENTS_BYTES_MAX: u32 = 16 * 1024;
+/// How long a conversation lives on a link that is good enough for long
+/// messages.
+const STEADY: Duration = Duration::from_secs(60);
 
 impl Client {
     /// Receives for all agencies of this system. One stream at a time for a
@@ -200,8 +203,9 @@ struct Receiver {
     ledger_written: Instant,
     items: mpsc::Sender<Result<Received>>,
     unsettled: Arc<AtomicU64>,
-    /// A conversation broke: long messages may not arrive. From then on one
-    /// delivery is asked for at a time, and its documents by themselves.
+    /// A conversation broke early: long messages may not arrive. Until one has
+    /// been steady, one delivery is asked for at a time, and its documents by
+    /// themselves.
     poor_link: bool,
 }
 
@@ -211,6 +215,8 @@ enum End {
     Done,
     /// Connect again, after so many milliseconds.
     Again(u64),
+    /// Begin anew at once: the link has become good.
+    Anew,
 }
 
 impl Receiver {
@@ -231,12 +237,14 @@ impl Receiver {
         let mut effort = Effort::new(self.inner.options.patience());
         loop {
             let mut spoke = false;
+            let began = Instant::now();
             let error = match self.converse(&mut spoke).await {
                 Ok(End::Done) => return Ok(()),
+                Ok(End::Anew) => continue,
                 Ok(End::Again(retry_after_ms)) => self.ended_by_hub(Reason::Stopping, retry_after_ms),
                 Err(error) => error,
             };
-            self.mind(&error);
+            self.mind(&error, began.elapsed());
             if spoke || error.again() != Again::No {
                 // who follows waits for as long as it takes
                 effort.progress_in_time(spoke);
@@ -259,6 +267,7 @@ impl Receiver {
         self.enter_log()?;
         let (requests, outgoing) = mpsc::channel(16);
         let ahead = if self.poor_link { 1 } else { u32::MAX };
+        let began = Instant::now();
         let mut outstanding = self.take_credit(ahead);
         let start = ReceiveStart {
             accounted_to: self.ledger.numbers.begin(),
@@ -286,6 +295,11 @@ impl Receiver {
                                 outstanding = outstanding.saturating_sub(1);
                                 if !self.hand_over(delivery).await? || (outstanding == 0 && self.left == Some(0)) {
                                     return Ok(End::Done);
+                                }
+                                // nothing is on its way that could get lost
+                                if self.poor_link && outstanding == 0 && began.elapsed() >= STEADY {
+                                    self.poor_link = false;
+                                    return Ok(End::Anew);
                                 }
                             }
                             Some(Hear::Gone(gone)) => self.gone(&gone),
@@ -368,7 +382,7 @@ impl Receiver {
                 Ok(answer) => answer,
                 Err(error) => {
                     self.return_credit(credit);
-                    self.mind(&error);
+                    self.mind(&error, Duration::ZERO);
                     tokio::select! {
                         result = effort.wait(error) => result?,
                         () = self.items.closed() => return Ok(()),
@@ -400,9 +414,11 @@ impl Receiver {
         }
     }
 
-    /// Remembers that the link broke.
-    fn mind(&mut self, error: &Error) {
-        self.poor_link |= error.may_be_the_link();
+    /// Remembers what an error says of the link, after so long without one.
+    fn mind(&mut self, error: &Error, steady: Duration) {
+        if error.may_be_the_link() {
+            self.poor_link = steady < STEADY;
+        }
     }
 
     fn documents_bytes_max(&self) -> Option<u32> {
