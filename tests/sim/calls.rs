@@ -154,7 +154,9 @@ impl Call {
 
     /// Fetches a document of a delivery.
     pub fn download(&self, id: &DeliveryId, sha256: &Digest) -> Result<Bytes> {
-        match content_of(&*self.hub.state, &self.hub.evidence, self.system(), id, sha256)? {
+        let content = content_of(&*self.hub.state, &self.hub.evidence, self.system(), id, sha256)?;
+        self.world.given(id.envelope_sequence);
+        match content {
             Content::Inline(bytes) => Ok(bytes),
             Content::Vault { sha256, size } => {
                 let document = self.hub.vault.open_document(&sha256)?;

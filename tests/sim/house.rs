@@ -24,7 +24,10 @@ pub async fn purge(world: Rc<World>, sequence: u64) {
     while !world.hub().is_some_and(|hub| is_erased(&hub, sequence)) {
         for command in &steps {
             // refused if it is done already, or lost: then it is asked again
-            let _answered = Call::command(&world, command.clone()).await;
+            let answered = Call::command(&world, command.clone()).await;
+            if answered.is_ok() && matches!(command, Command::ConfirmPurge { .. }) {
+                world.withdrawn(sequence);
+            }
         }
         sleep(Duration::from_millis(1 + world.random(20) as u64)).await;
     }

@@ -63,7 +63,7 @@ const CUT_WORLD: Profile = Profile {
     late: 20,
     clock_steps: 3,
     posting_max: 8,
-    purges: 8,
+    purges: 20,
     left_out: None,
 };
 const SLED_WORLD: Profile = Profile { cuts: 10, sled: true, ..CUT_WORLD };
@@ -77,7 +77,7 @@ const WEATHER_WORLD: Profile = Profile {
     late: 200,
     clock_steps: 30,
     posting_max: 12,
-    purges: 8,
+    purges: 20,
     left_out: None,
 };
 

@@ -102,6 +102,8 @@ pub struct World {
     settled: RefCell<BTreeSet<String>>,
     /// Envelopes that operators want erased, by digest.
     purged: RefCell<BTreeSet<Digest>>,
+    /// Those that both operators were told will be, by sequence.
+    withdrawn: RefCell<BTreeSet<u64>>,
     posting: Cell<usize>,
     calm: Cell<bool>,
     faulty: Cell<bool>,
@@ -166,6 +168,7 @@ impl World {
             accepted: RefCell::default(),
             settled: RefCell::default(),
             purged: RefCell::default(),
+            withdrawn: RefCell::default(),
             posting: Cell::default(),
             calm: Cell::default(),
             faulty: Cell::default(),
@@ -247,6 +250,17 @@ impl World {
         self.purged.borrow().contains(&digest_of(sealed))
     }
 
+    /// Both operators were told that an envelope is purged.
+    pub fn withdrawn(&self, sequence: u64) {
+        self.withdrawn.borrow_mut().insert(sequence);
+    }
+
+    /// Content of an envelope leaves the hub.
+    pub fn given(&self, sequence: u64) {
+        let withdrawn = self.withdrawn.borrow().contains(&sequence);
+        assert!(!withdrawn, "envelope {sequence} is purged, and yet somebody is given it");
+    }
+
     /// A delivery's settlement was answered.
     pub fn settled(&self, id: String) {
         self.settled.borrow_mut().insert(id);
@@ -254,6 +268,7 @@ impl World {
 
     /// A delivery leaves the hub.
     pub fn handed_over(&self, delivery: &Delivery) {
+        self.given(delivery.accepted_sequence);
         self.outcome.borrow_mut().deliveries += 1;
         let settled = self.settled.borrow().contains(&delivery.delivery_id);
         assert!(!settled, "{} was settled and is delivered again", delivery.delivery_id);
@@ -515,7 +530,7 @@ impl World {
         if self.chance(60) {
             self.spawn(house::roll(self.clone()));
         }
-        if self.chance(20) {
+        if self.chance(10) {
             self.write_anew(hub);
         }
     }

@@ -41,7 +41,7 @@ pub fn hand_over(state: &dyn State, evidence: &Evidence, lease: Lease) -> Result
     let entry = evidence.entry(delivery.envelope_sequence)?;
     let record = record_of(&entry)?;
     let accepted = accepted_of(&record)?;
-    if read_once(state, |read| query::is_erased(read, delivery.envelope_sequence)) {
+    if is_withdrawn(state, delivery.envelope_sequence) {
         // purged since it was leased
         return Ok(None);
     }
@@ -94,7 +94,7 @@ pub fn content_of(
     if row.leases == 0 {
         return Err(Error::invalid("delivery_id", Reason::NeverLeased, id));
     }
-    if read_once(state, |read| query::is_erased(read, id.envelope_sequence)) {
+    if is_withdrawn(state, id.envelope_sequence) {
         return Err(Error::invalid("delivery_id", Reason::Erased, id));
     }
     let entry = evidence.entry(id.envelope_sequence)?;
@@ -109,6 +109,13 @@ pub fn content_of(
     }
     let bytes = cargo_of(&record, &entry, CargoKind::Document).find(|bytes| Digest::of(bytes) == *sha256);
     bytes.map(Content::Inline).ok_or_else(|| Error::fault(format!("envelope {} lost cargo", record.sequence)))
+}
+
+/// Whether an envelope is handed to nobody any more: it is erased, or two
+/// operators have said that it will be.
+fn is_withdrawn(state: &dyn State, envelope_sequence: u64) -> bool {
+    let row = read_once(state, |read| query::envelope(read, envelope_sequence));
+    row.is_none_or(|row| row.purged || row.is_erased())
 }
 
 fn record_of(entry: &Entry) -> Result<Record> {
