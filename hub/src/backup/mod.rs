@@ -18,11 +18,13 @@
 
 use std::{io, path::PathBuf};
 
+mod closed;
 mod manifest;
 mod restore;
 mod run;
 mod verify;
 
+pub use closed::{Closed, closed};
 pub use manifest::{MANIFEST, Manifest};
 pub use restore::{RestoreOptions, Restored, restore};
 pub use run::{Head, Made, Source, run};

@@ -126,6 +126,29 @@ fn a_second_run_copies_what_is_new() {
 }
 
 #[test]
+fn what_a_stopped_hub_is_backed_up_to_is_durable() {
+    let mut house = House::new();
+    house.grow(2, &[]);
+    house.memory.fail_next_sync();
+    let sent = Batch {
+        entries: vec![Entry { sequence: 3, salt: [3; 16], record: "sent".into(), cargo: vec![] }],
+        commit: Commit { size: 4, root: [4; 32], checkpoint: "signed".into() },
+    };
+    house.journal.append(sent).unwrap_err();
+    // the process ended; what it wrote can be read
+    let data = Path::new("/hub/data");
+    let shown = closed(&house.disk, data).unwrap().last.unwrap();
+    house.memory.crash(|_| 1);
+    let opened = SegmentJournal::open(house.disk.clone(), &data.join(hub::JOURNAL)).unwrap();
+    assert_eq!((shown.size, opened.last_commit()), (4, Some(&shown)));
+
+    // nothing is told of what cannot be made durable
+    house.memory.fail_after(0);
+    let refused = closed(&house.disk, data).unwrap_err();
+    assert!(matches!(refused, BackupError::Journal(OpenError::Io { .. })), "{refused}");
+}
+
+#[test]
 fn a_backup_beside_a_writing_hub_ends_where_it_was_told() {
     let (mut house, target) = (House::new(), MemoryDisk::default());
     house.grow(4, &[]);

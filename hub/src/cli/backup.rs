@@ -11,8 +11,6 @@ use axis_hub::{
     clock::Clock,
     config::{self, Config},
     disk::{self, Disk, RealDisk},
-    hub,
-    journal::{self, segments},
     limits,
     observe::words,
 };
@@ -34,10 +32,10 @@ pub async fn backup(dir: &Path, args: &Backup) -> Result<()> {
     let settings = settings.map_err(|error| Failure::new(chain(&error)))?;
     prepare(&config, &args.directory)?;
     let lock = disk::lock(&args.directory).map_err(|error| in_use(&error))?;
-    // a hub that does not run erases nothing: its end is read from the disk
-    let call = match runs(&config) {
-        true => Some(BackupCall::begin(&mut admin::connect(dir).await?).await?),
-        false => None,
+    // a hub that does not run erases nothing, nor starts before the end
+    let (call, stopped) = match runs(&config) {
+        true => (Some(BackupCall::begin(&mut admin::connect(dir).await?).await?), None),
+        false => (None, Some(disk::lock(&config.data_dir()).map_err(|error| start_failure(&error))?)),
     };
     let head = match &call {
         Some(call) => Head {
@@ -57,7 +55,7 @@ pub async fn backup(dir: &Path, args: &Backup) -> Result<()> {
         })
     });
     let made = work.await.map_err(|error| Failure::new(error.to_string()))?.map_err(failure)?;
-    drop(lock);
+    drop((stopped, lock));
     if let Some(call) = call {
         let mut directory = std::path::absolute(&args.directory).unwrap_or_default().display().to_string();
         while directory.len() > limits::BACKUP_DIRECTORY_BYTES_MAX {
@@ -92,12 +90,8 @@ fn runs(config: &Config) -> bool {
 
 /// The end of a hub that does not run, as its journal says.
 fn head_of_closed(config: &Config) -> Result<Head> {
-    let _lock = disk::lock(&config.data_dir()).map_err(|error| start_failure(&error))?;
-    let dir = config.data_dir().join(hub::JOURNAL);
-    let broken = |error: journal::OpenError| failure(error.into());
-    let report = segments::verify(&RealDisk, &dir, &mut |_| {}).map_err(broken)?;
-    let logs = journal::logs(&RealDisk, &dir).map_err(broken)?;
-    let (Some(last), Some(log)) = (report.last_commit, logs.last()) else {
+    let closed = backup::closed(&RealDisk::shared(), &config.data_dir()).map_err(failure)?;
+    let (Some(last), Some(log)) = (closed.last, closed.logs.last()) else {
         return Err(Failure::new(tr("the journal is empty", "nhật ký chưa có gì")));
     };
     let log_verifier_key = log.opened.log_verifier_key.clone();
