@@ -103,7 +103,8 @@ pub fn run(
         file.write_at(0, text.as_bytes())?;
         file.sync_data()
     };
-    write(&dir.join(&name)).map_err(doing(format!("write {name}")))?;
+    // its name too, before a manifest names it: that is renamed, not made
+    write(&dir.join(&name)).and_then(|()| disk.sync_dir(dir)).map_err(doing(format!("write {name}")))?;
     manifest.documents = Documents {
         file: name,
         sha256: Digest::of(text.as_bytes()).to_string(),

@@ -225,6 +225,27 @@ fn a_crash_at_any_moment_leaves_a_backup() {
 }
 
 #[test]
+fn what_a_manifest_names_is_there_whatever_a_crash_loses() {
+    let (mut house, target) = (House::new(), MemoryDisk::default());
+    house.grow(5, &["one"]);
+    house.back_up(&target).unwrap();
+    house.grow(5, &["two"]);
+    let whole = target.copy();
+    house.back_up(&whole).unwrap();
+    for seed in 0..10 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        for after in 0..whole.operations() {
+            let disk = target.copy();
+            disk.fail_after(after);
+            let _cut_short = house.back_up(&disk);
+            disk.crash(|below| random.usize(..below));
+            let size = check(&disk).map(|verified| verified.manifest.size);
+            assert!(matches!(size, Ok(7 | 13)), "seed {seed} at {after}: {size:?}");
+        }
+    }
+}
+
+#[test]
 fn damage_is_named_by_its_file() {
     let (mut house, target) = (House::new(), MemoryDisk::default());
     house.grow(9, &["one", "two"]);
