@@ -265,11 +265,14 @@ fn objects(
     });
     visited.map_err(doing("copy the documents"))?;
     let found: BTreeSet<Digest> = held.iter().map(|(sha256, _)| *sha256).collect();
-    for (sha256, bytes) in kept {
+    for sha256 in needed.difference(&found) {
         // what the hub collected goes here too; what it lost may be here only
-        if needed.contains(&sha256) && !found.contains(&sha256) {
-            damaged.push((from.path_of(&sha256), "gone from the hub".to_owned()));
-            held.push((sha256, bytes));
+        if let Some(bytes) = kept.get(sha256) {
+            held.push((*sha256, *bytes));
+        }
+        let path = from.path_of(sha256);
+        if !damaged.iter().any(|(named, _)| *named == path) {
+            damaged.push((path, "gone from the hub".to_owned()));
         }
     }
     held.sort_unstable();

@@ -307,6 +307,19 @@ fn a_document_that_the_hub_has_lost_is_named_and_kept_as_it_was() {
 }
 
 #[test]
+fn a_document_that_was_lost_before_any_backup_is_named() {
+    let (mut house, target) = (House::new(), MemoryDisk::default());
+    house.grow(1, &["one", "two"]);
+    let lost = axis_proto::id::Digest::of(b"one");
+    house.vault().remove(&lost).unwrap();
+    for _ in 0..2 {
+        let made = house.back_up(&target).unwrap();
+        let named = [(house.vault().path_of(&lost), "gone from the hub".to_owned())];
+        assert_eq!((&made.damaged[..], made.manifest.documents.count), (&named[..], 1));
+    }
+}
+
+#[test]
 fn what_this_hub_does_not_have_is_not_written_over() {
     let (mut house, target) = (House::new(), MemoryDisk::default());
     house.grow(2, &[]);
