@@ -4,9 +4,7 @@
 pub const CUTS: &[u64] = &[
     1,
     2,
-    3, // the first bytes of a last batch did not arrive: it was taken for damaged
-    800_074,
-    // a sync of a document failed, and so did the removal of what it was for: it
+    3, // a sync of a document failed, and so did the removal of what it was for: it
     // was taken for durable
     983_428_248_403,
 ];

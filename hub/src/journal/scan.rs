@@ -305,10 +305,10 @@ pub(super) fn read_whole(disk: &dyn Disk, path: &Path, bytes: Option<u64>) -> Re
 /// Whether the batch that begins at `start` and is bad at `bad` was cut short
 /// by a crash, and how many bytes of it there are; if not, the reason.
 ///
-/// A crash leaves zeros where bytes did not arrive: from some byte on, in whole
-/// sectors, or up to some byte. A batch that shows its end and has no such hole
-/// where it is bad had been written, so it may have been answered: that is
-/// damage.
+/// A crash leaves zeros where bytes did not arrive: from some byte on, or in
+/// whole sectors. Bytes that nobody wrote are damage; and a batch that shows
+/// its end and has no such hole where it is bad had been written, so it may
+/// have been answered.
 fn unfinished(data: &[u8], start: usize, bad: usize, batch: u64, mark: &Mark) -> Result<u64, String> {
     let end = data.iter().rposition(|byte| *byte != 0).map_or(start, |last| last + 1).max(start);
     let arrived = (end - start) as u64;
@@ -325,34 +325,50 @@ fn unfinished(data: &[u8], start: usize, bad: usize, batch: u64, mark: &Mark) ->
     if bad >= end {
         return Ok(arrived);
     }
-    let bad_end = match valid_again {
-        Some(found) => found,
-        None if shows_its_end(&data[..end], bad, batch, mark) => end,
-        None => return Ok(arrived),
-    };
-    // torn at a byte, and only what is behind it arrived
-    let headless = data[start] == 0;
-    let hole = headless
-        || (bad / SECTOR_BYTES..bad_end.div_ceil(SECTOR_BYTES)).any(|sector| {
-            let from = (sector * SECTOR_BYTES).max(start);
-            let to = ((sector + 1) * SECTOR_BYTES).min(data.len());
-            data[from..to].iter().all(|byte| *byte == 0)
-        });
+    let declared_end = declared_end(data, bad, batch)?;
+    let shown_end = declared_end.or_else(|| data[..end].ends_with(mark).then_some(end));
+    let Some(bad_end) = valid_again.or(shown_end) else { return Ok(arrived) };
+    let hole = (bad / SECTOR_BYTES..bad_end.div_ceil(SECTOR_BYTES)).any(|sector| {
+        let from = (sector * SECTOR_BYTES).max(start);
+        let to = ((sector + 1) * SECTOR_BYTES).min(data.len());
+        data[from..to].iter().all(|byte| *byte == 0)
+    });
     if hole { Ok(arrived) } else { Err(" in a batch that was complete".into()) }
 }
 
-/// Whether the bytes up to the last one that is not zero are a whole batch.
-fn shows_its_end(data: &[u8], bad: usize, batch: u64, mark: &Mark) -> bool {
-    let header = &data[bad..];
-    let declared = || {
-        header.len() >= FRAME_HEADER_BYTES
-            && header[..4] == FRAME_MAGIC
-            && header[8] == format::Kind::Commit as u8
-            && header[12..20] == batch.to_le_bytes()
-            && u32::from_le_bytes([header[4], header[5], header[6], header[7]]) as usize
-                == header.len() - FRAME_HEADER_BYTES
-    };
-    data.ends_with(mark) || declared()
+/// Goes from header to header by the lengths that they declare: where the
+/// batch ends, if its commit arrived to the last byte. What stands in a
+/// header's place is that header, or the part of it that arrived.
+fn declared_end(data: &[u8], bad: usize, batch: u64) -> Result<Option<usize>, String> {
+    let mut at = bad;
+    loop {
+        let mut header = [0; FRAME_HEADER_BYTES];
+        let Some(rest) = data.get(at..) else { return Ok(None) };
+        let there = rest.len().min(FRAME_HEADER_BYTES);
+        header[..there].copy_from_slice(&rest[..there]);
+        let kind = header[8];
+        let is_right = |range: std::ops::Range<usize>, right: &[u8]| {
+            header[range].iter().zip(right).all(|(byte, right)| byte == right || *byte == 0)
+        };
+        if !(is_right(0..4, &FRAME_MAGIC)
+            && kind <= format::Kind::Erased as u8
+            && is_right(9..12, &[0; 3])
+            && is_right(12..20, &batch.to_le_bytes()))
+        {
+            return Err(format!(" and at byte {at} stands what was never written there"));
+        }
+        // the length is sure once what stands before and behind it is there
+        if header[..4] != FRAME_MAGIC || kind == 0 {
+            return Ok(None);
+        }
+        let len = u32::from_le_bytes([header[4], header[5], header[6], header[7]]) as usize;
+        at = at.saturating_add(FRAME_HEADER_BYTES).saturating_add(len);
+        if kind == format::Kind::Commit as u8 {
+            // its last byte is the mark's, which is not zero
+            let arrived = at.checked_sub(1).and_then(|last| data.get(last)).is_some_and(|byte| *byte != 0);
+            return Ok(arrived.then_some(at));
+        }
+    }
 }
 
 fn find_magic(data: &[u8], from: usize) -> Option<usize> {

@@ -204,12 +204,54 @@ fn a_last_batch_whose_beginning_did_not_arrive_reopens_to_the_one_before() {
     let disk = MemoryDisk::default();
     let (batches, ends) = three(&disk);
     let path = segments_of(&disk).remove(0);
-    for torn in ends[2] + 1..ends[3] {
+    let sectors = (ends[2] / 512 + 1..=ends[3] / 512).map(|sector| sector * 512);
+    assert!(sectors.clone().count() > 2);
+    for torn in sectors {
         let disk = disk.copy();
         disk.damage(&path, |bytes| bytes[ends[2]..torn].fill(0)).unwrap();
         let journal = open(&disk).unwrap();
         assert_eq!((journal.size(), journal.last_commit()), (3, Some(&batches[1].commit)), "at {torn}");
     }
+}
+
+const NEVER: &str = "stands what was never written there";
+
+#[test]
+fn a_lost_byte_is_no_lost_sector() {
+    let disk = MemoryDisk::default();
+    let (_, ends) = three(&disk);
+    let path = segments_of(&disk).remove(0);
+    // without the last one it may have been torn there
+    for at in ends[2]..ends[3] - 1 {
+        let disk = disk.copy();
+        if disk.read(&path).unwrap()[at] != 0 {
+            disk.damage(&path, |bytes| bytes[at] = 0).unwrap();
+            let (_, _, what) = damage_of(&disk);
+            assert!(what.contains("in a batch that was complete") || what.contains(NEVER), "at {at}: {what}");
+        }
+    }
+}
+
+#[test]
+fn what_was_never_written_is_no_torn_batch() {
+    let disk = MemoryDisk::default();
+    let (batches, ends) = three(&disk);
+    let path = segments_of(&disk).remove(0);
+    let commit = ends[3] - (24 + 52 + batches[2].commit.checkpoint.len() + 8);
+    let check = |from: usize, to: usize, word: &str| {
+        let disk = disk.copy();
+        disk.damage(&path, |bytes| bytes[from..to].fill(0xAA)).unwrap();
+        let (_, offset, what) = damage_of(&disk);
+        assert!(offset >= ends[2] as u64 && what.contains(word), "{from}..{to}: {offset} {what}");
+    };
+    check(commit, ends[3], NEVER);
+    check(commit / 512 * 512, ends[3].next_multiple_of(512), NEVER);
+    check(ends[2], ends[2] + 24, NEVER);
+    check(ends[2], ends[3], NEVER);
+    // the headers stand, what they declare does not
+    check(commit + 24, ends[3], "in a batch that was complete");
+    check(ends[2] + 400, ends[2] + 500, "in a batch that was complete");
+    check(ends[2] + 400, commit, NEVER);
 }
 
 #[test]
