@@ -17,7 +17,7 @@ use super::{
     format::{self, HEADER_BYTES},
     reader::{Shared, Window},
     scan::{Index, Point, Segment},
-    segments::UNREADY,
+    segments::{self, UNREADY},
 };
 use crate::disk::{DiskFile, parent_of, with_suffix};
 
@@ -65,6 +65,14 @@ impl Eraser {
     /// Every segment, in order.
     pub fn segments(&self) -> Vec<Place> {
         self.shared.segments()
+    }
+
+    /// Removes what was kept of batches that were cut: a purge leaves nothing
+    /// of them either.
+    pub fn remove_cut(&self) -> io::Result<()> {
+        let Some(dir) = self.shared.directory() else { return Ok(()) };
+        segments::remove_cut(self.shared.disk(), &dir, None)?;
+        self.shared.disk().sync_dir(&dir)
     }
 
     /// How much of a segment may go.

@@ -5,7 +5,7 @@ use std::{
     collections::VecDeque,
     io,
     ops::{ControlFlow, Range},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicU64, Ordering},
@@ -21,7 +21,7 @@ use super::{
     scan::{Index, Point, Scanned, Segment},
 };
 use crate::{
-    disk::{Disk, DiskFile},
+    disk::{Disk, DiskFile, parent_of},
     limits,
 };
 
@@ -179,6 +179,11 @@ impl Shared {
         let segment = places.segments[index].clone();
         let file = self.disk.open_read(&segment.path)?;
         Ok((index, segment, file))
+    }
+
+    /// Where the segments are.
+    pub fn directory(&self) -> Option<PathBuf> {
+        self.places().segments.first().map(|segment| parent_of(&segment.path).to_owned())
     }
 
     /// The disk.

@@ -16,12 +16,15 @@ use super::{
     scan::{self, Incomplete, Index, OpenError, Point, Scanned, Segment, SegmentFile},
 };
 use crate::{
-    disk::{Disk, DiskFile, with_suffix},
+    disk::{self, Disk, DiskFile, with_suffix},
     limits,
 };
 
 /// What a segment that is not ready yet is called, behind its name.
 pub(super) const UNREADY: &str = ".new";
+/// What the remains of a batch that was cut are called, behind their segment's
+/// name and before the batch's number.
+const CUT: &str = ".cut-";
 /// Bytes of the encoding buffer that are kept from batch to batch.
 const BUFFER_BYTES_KEPT: usize = 8 * 1024 * 1024;
 
@@ -154,6 +157,7 @@ impl SegmentJournal {
                 file = %cut.path.display(), offset = cut.offset, bytes = cut.bytes, batch = cut.batch,
                 "cut a batch that a crash had left unfinished"
             );
+            keep_cut(&*disk, dir, &*file, cut).map_err(io)?;
             // a crash here, or before the sync, leaves a part of what is cut:
             // the next open cuts it again
             file.set_len(cut.offset).map_err(io)?;
@@ -387,6 +391,36 @@ pub(super) fn settle(file: &dyn DiskFile, scanned: &Scanned, last: Option<&Commi
         file.write_at(point.offset, &bytes)?;
     }
     file.sync_data()
+}
+
+/// Copies what is about to be cut to a file beside the journal, and keeps the
+/// newest such file only: should anybody have been shown the batch after all,
+/// its remains are there to be looked at. A full disk is no reason not to
+/// start.
+fn keep_cut(disk: &dyn Disk, dir: &Path, file: &dyn DiskFile, cut: &Incomplete) -> io::Result<()> {
+    let path = with_suffix(&cut.path, &format!("{CUT}{}", cut.batch));
+    let mut bytes = vec![0; cut.bytes as usize];
+    file.read_exact_at(cut.offset, &mut bytes)?;
+    match disk::replace(disk, &path, &bytes) {
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+            tracing::warn!(file = %path.display(), "no room to keep what is cut");
+            return Ok(());
+        }
+        kept => kept?,
+    }
+    // a crash here leaves an older one beside it until the next cut
+    remove_cut(disk, dir, Some(&path))
+}
+
+/// Removes what was kept of batches that were cut, but for one.
+pub(super) fn remove_cut(disk: &dyn Disk, dir: &Path, but: Option<&Path>) -> io::Result<()> {
+    for name in disk.list(dir)? {
+        let path = dir.join(&name);
+        if name.contains(&format!("{}{CUT}", format::SUFFIX)) && Some(path.as_path()) != but {
+            disk.remove(&path)?;
+        }
+    }
+    Ok(())
 }
 
 fn remove_unready(disk: &dyn Disk, dir: &Path) -> io::Result<()> {

@@ -217,6 +217,42 @@ fn a_last_batch_whose_beginning_did_not_arrive_reopens_to_the_one_before() {
 const NEVER: &str = "stands what was never written there";
 
 #[test]
+fn what_is_cut_is_kept_beside_the_journal() {
+    let disk = MemoryDisk::default();
+    let (_, ends) = three(&disk);
+    let path = segments_of(&disk).remove(0);
+    let kept = |batch: u64| crate::disk::with_suffix(&path, &format!(".cut-{batch}"));
+    let written = disk.read(&path).unwrap()[ends[2]..ends[3] - 300].to_vec();
+    disk.damage(&path, |bytes| bytes.truncate(ends[3] - 300)).unwrap();
+    let whole = disk.copy();
+    let mut journal = open(&disk).unwrap();
+    assert_eq!(disk.read(&kept(2)).unwrap(), written);
+    // it is nothing of the journal's
+    journal.append(batch(3, &[40])).unwrap();
+    assert_eq!(open(&disk).unwrap().size(), 4);
+    assert_eq!(segments::verify(&disk, Path::new(DIR), &mut |_| {}).unwrap().segments, 1);
+    // the newest only
+    disk.damage(&path, |bytes| bytes[ends[2] + 100..].fill(0)).unwrap();
+    open(&disk).unwrap().append(batch(3, &[0])).unwrap();
+    let again = open(&disk).unwrap().append(batch(4, &[900])).unwrap();
+    let end = disk.read(&path).unwrap().iter().rposition(|byte| *byte != 0).unwrap();
+    disk.damage(&path, |bytes| bytes.truncate(end - 500)).unwrap();
+    assert_eq!(open(&disk).unwrap().size(), again.entries[0].sequence);
+    assert!(disk.exists(&kept(3)).unwrap() && !disk.exists(&kept(2)).unwrap());
+    // wherever a crash comes, what was there is in one place or the other
+    for after in 0..12 {
+        let disk = whole.copy();
+        let mut random = fastrand::Rng::with_seed(after);
+        disk.fail_after(after);
+        let _cut_short = open(&disk);
+        disk.crash(|below| random.usize(..below));
+        let uncut = disk.read(&path).unwrap().len() > ends[2];
+        assert!(uncut || disk.read(&kept(2)).unwrap() == written, "after {after}");
+        assert_eq!(open(&disk).unwrap().size(), 3);
+    }
+}
+
+#[test]
 fn a_lost_byte_is_no_lost_sector() {
     let disk = MemoryDisk::default();
     let (_, ends) = three(&disk);

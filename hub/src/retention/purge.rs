@@ -101,6 +101,8 @@ impl Retention {
     /// first.
     async fn segments(&self, sequence: u64, purged: &mut Purged) -> Result<()> {
         self.0.parts.committer.roll().await?;
+        let eraser = self.0.parts.eraser.clone();
+        tokio::task::spawn_blocking(move || eraser.remove_cut()).await.map_err(Error::fault)??;
         let segments = self.0.parts.eraser.segments();
         let from = |place: &&Place| !place.is_last && place.end_sequence > sequence;
         for place in segments.iter().filter(from) {
