@@ -235,9 +235,10 @@ impl Shared {
         let end = self.places().next;
         let Some((mut point, mut segment, mut file)) = self.begin(sequence)? else { return Ok(()) };
         while point.sequence < end.sequence {
-            let segment_end = if point.segment == end.segment { end.offset } else { segment.end };
-            let mut window = Window::new(file, segment_end);
-            while point.offset < segment_end {
+            // by sequence: the last segment may have been ended since, and
+            // written anew, so that its batches end elsewhere
+            let mut window = Window::new(file, segment.end);
+            while point.sequence < end.sequence && point.offset < segment.end {
                 let mark = &segment.header.mark;
                 let batch = window.batch(&mut point, mark).map_err(|error| named(&segment.path, error))?;
                 if batch.commit.size > sequence && visit(Arc::new(batch))?.is_break() {

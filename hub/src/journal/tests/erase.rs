@@ -176,3 +176,24 @@ fn a_copy_verifies_alone_before_and_after() {
     let error = crate::journal::archive::read_segment(&disk, &path, &mut |_| {}).unwrap_err();
     assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
 }
+
+#[test]
+fn a_long_read_passes_a_segment_that_was_ended_and_erased_meanwhile() {
+    let disk = MemoryDisk::default();
+    let (mut journal, batches) = filled(&disk);
+    let (eraser, reader) = (journal.eraser(), journal.reader());
+    let last = eraser.segments().last().unwrap().first_sequence;
+    let mut seen = Vec::new();
+    let read = reader.replay(0, &mut |batch| {
+        if seen.is_empty() {
+            journal.roll().unwrap();
+            assert!(eraser.erase(last, &mut choose).unwrap().pieces > 0);
+            let first = journal.size();
+            journal.append(super::batch(first, &[10])).unwrap();
+        }
+        seen.push(batch.commit.size);
+        Ok(ControlFlow::Continue(()))
+    });
+    read.unwrap();
+    assert_eq!(seen.len(), batches.len(), "up to where it ended when it began");
+}
