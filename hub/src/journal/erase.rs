@@ -93,10 +93,11 @@ impl Eraser {
     /// is as it was, or as it should be: calling again finds out.
     pub fn erase(&self, first_sequence: u64, choose: &mut Choose<'_>) -> io::Result<Removed> {
         let _one = self.working.lock().unwrap_or_else(PoisonError::into_inner);
-        let (index, segment, file) = self.shared.open_segment(first_sequence)?;
-        if self.shared.segments().get(index).is_none_or(|place| place.is_last) {
+        // asked first: where the last one ends is only sure once it is ended
+        if self.segments().iter().any(|place| place.first_sequence == first_sequence && place.is_last) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the last segment is written to"));
         }
+        let (index, segment, file) = self.shared.open_segment(first_sequence)?;
         let disk = self.shared.disk();
         let unready = with_suffix(&segment.path, UNREADY);
         if disk.exists(&unready)? {
