@@ -369,15 +369,20 @@ pub fn rebuild(config: &Config) -> Result<u64> {
     Ok(journal.size())
 }
 
-/// An error if the state proves that the journal has lost records: without
-/// that proof the hub would sign a second history under one name.
+/// An error if the tree or the state proves that the journal has lost records:
+/// without that proof the hub would sign a second history under one name.
 fn refuse_if_lost(config: &Config) -> io::Result<()> {
     let (data, disk) = (config.data_dir(), RealDisk::shared());
     let dir = data.join(JOURNAL);
+    // settled: what is looked at here must not be lost after the proof is gone
+    let journal = SegmentJournal::open(disk.clone(), &dir).map_err(io::Error::other)?;
     let logs = journal::logs(&*disk, &dir).map_err(io::Error::other)?;
-    let journal = journal::segments::open_read_only(disk.clone(), &dir).map_err(io::Error::other)?;
+    let lost = evidence::tree::ahead(&*disk, &data.join(TREE), journal.size());
+    if let Some(lost) = lost.unwrap_or_default() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, lost));
+    }
     let origin = logs.last().map(|log| log.opened.origin.as_str()).unwrap_or_default();
-    match open_state(&data, disk, origin, &*journal) {
+    match open_state(&data, disk, origin, &*journal.reader()) {
         Err(error) if error.get_ref().is_some_and(|inner| inner.is::<state::JournalLost>()) => Err(error),
         // whatever else is wrong with it is why it is made anew
         Err(_) => Ok(()),

@@ -72,6 +72,14 @@ impl Log {
         self.commit(vec![(event, Vec::new()); count]);
     }
 
+    /// What opening says that the tree knows, and the journal has.
+    fn lost(&self) -> Option<(u64, u64)> {
+        let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
+        let error = Tree::open(disk, Path::new(TREE), &*self.journal.reader()).err()?;
+        let lost: &crate::state::JournalLost = error.get_ref()?.downcast_ref()?;
+        Some((lost.applied, lost.records))
+    }
+
     fn evidence(&self) -> Evidence {
         Evidence::new(self.journal.reader(), self.tree.reader())
     }
@@ -149,7 +157,13 @@ fn a_tree_is_mended_from_the_journal_whatever_happened_to_it() {
         log.disk.damage(&path, |bytes| bytes.fill(0)).unwrap();
         check("zeros");
         log.disk.damage(&path, |bytes| bytes.extend_from_slice(&[7; 100])).unwrap();
-        check("long");
+        if path == level(0) {
+            // that would be records that the journal has lost
+            assert_eq!(log.lost(), Some((106, 103)));
+            log.disk.damage(&path, |bytes| bytes.truncate(whole.len())).unwrap();
+        } else {
+            check("long");
+        }
         log.disk.remove(&path).unwrap();
         check("missing");
         log.disk.make_unreadable(&path).unwrap();
@@ -161,6 +175,23 @@ fn a_tree_is_mended_from_the_journal_whatever_happened_to_it() {
     assert_eq!(log.disk.operations(), operations, "what is right is not written again");
     log.disk.damage(&level(0), |bytes| bytes[40 * 32..44 * 32].fill(0)).unwrap();
     log.reopen();
+}
+
+#[test]
+fn a_tree_ahead_of_its_journal_proves_what_was_lost() {
+    let mut log = Log::new();
+    log.plain(3);
+    log.plain(2);
+    // a sector of the last batch, which was answered
+    let segment = log.disk.list(Path::new(JOURNAL)).unwrap().remove(0);
+    let segment = Path::new(JOURNAL).join(segment);
+    let end = log.disk.read(&segment).unwrap().iter().rposition(|byte| *byte != 0).unwrap();
+    log.disk.damage(&segment, |bytes| bytes[end - 100..=end].fill(0)).unwrap();
+    log.journal = SegmentJournal::open(Arc::new(log.disk.clone()), Path::new(JOURNAL)).unwrap();
+    for _ in 0..2 {
+        assert_eq!(log.lost(), Some((5, 3)), "and stays: nothing is cut");
+    }
+    assert_eq!(tree::surplus(&log.disk, Path::new(TREE), 3).unwrap(), 2);
 }
 
 #[test]

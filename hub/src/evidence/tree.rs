@@ -24,6 +24,7 @@ use super::shape::{self, Frontier, width};
 use crate::{
     disk::{Disk, DiskFile, closed},
     journal::JournalReader,
+    state::JournalLost,
 };
 
 const HASH_BYTES: usize = 32;
@@ -75,6 +76,11 @@ impl Tree {
             disk.create_dir(dir)?;
         }
         let size = journal.size();
+        // it is written once the journal is durable: what it knows was there.
+        // One that cannot be read is no witness
+        if let Some(lost) = ahead(&*disk, dir, size).unwrap_or_default() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, lost));
+        }
         let expected = match size.checked_sub(1) {
             None => axis_proto::tree::empty_root(),
             Some(last) => match journal.batch_of(last)? {
@@ -165,13 +171,6 @@ impl Tree {
     fn sweep(&mut self, size: u64) -> io::Result<u64> {
         let file = self.file(0)?;
         let held = file.len()? / HASH_BYTES as u64;
-        if held > size {
-            tracing::error!(
-                tree = held,
-                journal = size,
-                "the tree knows more records than the journal: the journal has lost some"
-            );
-        }
         let (mut leaves, mut missing) = (0, false);
         while leaves < held.min(size) && !missing {
             let count = (held.min(size) - leaves).min(SWEEP_HASHES as u64);
@@ -401,6 +400,14 @@ pub fn surplus(disk: &dyn Disk, dir: &Path, size: u64) -> io::Result<u64> {
     let held = file.len()? / HASH_BYTES as u64;
     let is_hole = held > size && read_hashes(&*file, size, 1)? == [[0; HASH_BYTES]];
     Ok(if is_hole { 0 } else { held.saturating_sub(size) })
+}
+
+/// Whether the files of a closed tree prove that a journal of `records` has
+/// lost some. Changes nothing.
+pub fn ahead(disk: &dyn Disk, dir: &Path, records: u64) -> io::Result<Option<JournalLost>> {
+    let surplus = surplus(disk, dir, records)?;
+    let store = "the tree".to_owned();
+    Ok((surplus > 0).then(|| JournalLost { store, applied: records + surplus, records }))
 }
 
 /// The names of a tree's files.
