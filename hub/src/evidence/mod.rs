@@ -106,7 +106,7 @@ impl Evidence {
         // shown what has become of it since
         let leaf = record_leaf(&entry.salt, &entry.record);
         if !verify_inclusion(sequence, *size, &leaf, &hashes, root) {
-            return Err(damaged(sequence, *size));
+            return Err(self.damaged(sequence, *size));
         }
         let checkpoint = entry.commit().checkpoint.clone();
         Ok(receipt::make(entry.record.clone(), &entry.salt, sequence, hashes, checkpoint))
@@ -133,7 +133,7 @@ impl Evidence {
     pub fn consistency(&self, old: u64, new: u64) -> Result<Vec<Hash>> {
         let hashes = self.tree.consistency(old, new)?;
         if !verify_consistency(old, new, &self.root(old)?, &self.root(new)?, &hashes) {
-            return Err(damaged(old, new));
+            return Err(self.damaged(old, new));
         }
         Ok(hashes)
     }
@@ -148,6 +148,13 @@ impl Evidence {
             }
         }
         Ok(self.tree.root_at(size)?)
+    }
+
+    fn damaged(&self, from: u64, to: u64) -> Error {
+        self.tree.note_damage();
+        Error::fault(format!(
+            "the tree's files are damaged: no proof from {from} to {to}; restart to mend them"
+        ))
     }
 
     fn list(&self, sequence: u64) -> Result<Option<Arc<OpenList>>> {
@@ -174,10 +181,6 @@ impl Evidence {
     fn lists(&self) -> MutexGuard<'_, Lists> {
         self.lists.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn damaged(from: u64, to: u64) -> Error {
-    Error::fault(format!("the tree's files are damaged: no proof from {from} to {to}; restart to mend them"))
 }
 
 /// A list of leaves with its hashes: a broadcast is opened for each of its

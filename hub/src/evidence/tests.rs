@@ -195,6 +195,26 @@ fn a_tree_ahead_of_its_journal_proves_what_was_lost() {
 }
 
 #[test]
+fn what_a_proof_found_is_mended_at_the_next_start() {
+    let mut log = Log::new();
+    for count in [5, 70, 25] {
+        log.plain(count);
+    }
+    log.tree.close().unwrap();
+    log.tree = log.reopen();
+    log.disk.damage(&level(0), |bytes| bytes[8 * 32] ^= 1).unwrap();
+    let bad = |log: &Log| {
+        let evidence = log.evidence();
+        (0..100).filter(|sequence| evidence.receipt(*sequence).is_err()).count()
+    };
+    assert!(bad(&log) > 0);
+    log.tree.close().unwrap();
+    let disk: Arc<dyn Disk> = Arc::new(log.disk.clone());
+    log.tree = Tree::open(disk, Path::new(TREE), &*log.journal.reader()).unwrap();
+    assert_eq!(bad(&log), 0);
+}
+
+#[test]
 fn records_that_do_not_lead_to_their_root_are_an_error() {
     let mut log = Log::new();
     log.plain(3);

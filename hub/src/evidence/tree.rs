@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -57,6 +57,8 @@ pub struct TreeReader(Arc<Shared>);
 struct Shared {
     size: AtomicU64,
     levels: RwLock<Vec<Level>>,
+    /// A proof did not hold: the files are not what they were.
+    is_damaged: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -132,13 +134,18 @@ impl Tree {
             Ok(read_hashes(&*levels[level as usize].file, index, 1)?.first().copied().unwrap_or_default())
         })?;
         let pending = vec![Vec::new(); levels.len()];
-        let shared = Arc::new(Shared { size: AtomicU64::new(size), levels: RwLock::new(levels) });
+        let (size, levels) = (AtomicU64::new(size), RwLock::new(levels));
+        let shared = Arc::new(Shared { size, levels, ..Shared::default() });
         Ok(Self { disk, dir: dir.to_owned(), frontier, pending, shared })
     }
 
     /// Seals the files, so that the next opening need not hash them all.
-    /// Nothing may be appended after it.
+    /// Nothing may be appended after it. Files of which a proof did not hold are
+    /// not sealed: the next opening mends them.
     pub fn close(&self) -> io::Result<()> {
+        if self.shared.is_damaged.load(Ordering::Acquire) {
+            return Ok(());
+        }
         closed::seal(&*self.disk, &self.dir, &files(&*self.disk, &self.dir)?)
     }
 
@@ -283,6 +290,11 @@ impl TreeReader {
     /// Number of leaves that can be proven.
     pub fn size(&self) -> u64 {
         self.0.size.load(Ordering::Acquire)
+    }
+
+    /// A proof from these files did not hold.
+    pub fn note_damage(&self) {
+        self.0.is_damaged.store(true, Ordering::Release);
     }
 
     /// Inclusion proof of a leaf in the tree of `size` leaves, its sibling
