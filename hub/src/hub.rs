@@ -258,13 +258,21 @@ impl Hub {
         self.ctx.readiness.stopping();
         self.ctx.stopping.cancel();
         let mut left = self.drain().await;
+        // a step of erasing works in the data directory: it ends first, and
+        // none begins
+        let has_failed = self.ctx.readiness.health().has_failed();
+        let patience = if has_failed { CUT_TIMEOUT } else { limits::DRAIN_TIMEOUT };
+        let held = timeout(patience, self.ctx.gate.hold()).await;
+        if held.is_err() {
+            left.push("a step of erasing".to_owned());
+        }
         drop(self.files);
         let (writer, state, lock) = (self.writer, self.state, self.lock);
         let stores = tokio::task::spawn_blocking(move || {
             writer.stop();
             state.stop();
             // not before: nobody else may open stores that are written still
-            drop(lock);
+            drop((held, lock));
         });
         if timeout(limits::STORES_STOP_TIMEOUT, stores).await.is_err() {
             left.push("the writer: the data disk does not answer".to_owned());
