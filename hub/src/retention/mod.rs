@@ -194,6 +194,9 @@ impl Retention {
     /// Removes documents that nothing has needed for a while, of so many
     /// directories of the vault.
     async fn documents(&self, directories: usize, done: &mut Done) -> Result<()> {
+        if !self.0.parts.clock.is_trusted() {
+            return Ok(());
+        }
         for _ in 0..directories {
             let directory = {
                 let mut round = self.round();
