@@ -74,6 +74,9 @@ struct Round {
     directory: usize,
     /// Since when a document is known to be needed by nobody.
     unneeded: BTreeMap<Digest, Millis>,
+    /// Purges that were erased since then are gone on with, until all of them
+    /// once came to their end: not yet known is from shortly before the start.
+    purges_since_ms: Option<Millis>,
 }
 
 /// What a pass has done.
@@ -114,9 +117,7 @@ impl Retention {
 
     async fn minute(&self, minutes: u64) -> Result<()> {
         let mut done = Done::default();
-        // the first time after a start, those that were cut short as well
-        let lately = self.0.parts.clock.now_ms().saturating_sub(limits::PURGE_AGAIN_MS);
-        self.purges(if minutes == 0 { lately } else { Millis::MAX }).await?;
+        self.purges().await?;
         self.journal(limits::RETENTION_SEGMENTS, &mut done).await?;
         self.documents(1, &mut done).await?;
         if minutes.is_multiple_of(60) {
@@ -143,7 +144,7 @@ impl Retention {
     /// The first that it meets; what was done is done.
     pub async fn pass(&self) -> Result<Done> {
         let mut done = Done::default();
-        self.purges(Millis::MAX).await?;
+        self.purges().await?;
         self.journal(usize::MAX, &mut done).await?;
         self.feeds(&mut done).await?;
         self.grants().await?;

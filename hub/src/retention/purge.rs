@@ -35,22 +35,45 @@ pub struct Purged {
 
 impl Retention {
     /// Goes on with purges that were agreed to and did not come to their end;
-    /// also with those that were erased since a moment, for a crash may have
-    /// come before their files were written anew.
-    pub(super) async fn purges(&self, since_ms: Millis) -> Result<()> {
+    /// also with those that were erased shortly before a start, or that were
+    /// kept from it by a backup: nothing says that their files were written
+    /// anew.
+    ///
+    /// # Errors
+    /// The first that it meets; the next call looks at all of them again.
+    pub(super) async fn purges(&self) -> Result<()> {
+        let lately = self.0.parts.clock.now_ms().saturating_sub(limits::PURGE_AGAIN_MS);
+        let since_ms = *self.round().purges_since_ms.get_or_insert(lately);
         for sequence in self.read(|read| machine::purges_under_way(read, since_ms)) {
             tracing::info!(sequence, "going on with a purge");
             self.purge(sequence).await?;
         }
+        let mut round = self.round();
+        if round.purges_since_ms == Some(since_ms) {
+            round.purges_since_ms = Some(Millis::MAX);
+        }
         Ok(())
+    }
+
+    /// Goes on with a purge by itself that has not come to its end.
+    fn remember(&self, sequence: u64) {
+        let erased_ms = self.read(|read| query::envelope(read, sequence)).map(|row| row.erased_unix_ms);
+        let mut round = self.round();
+        if let (Some(since_ms), Some(erased_ms)) = (&mut round.purges_since_ms, erased_ms) {
+            *since_ms = erased_ms.min(*since_ms);
+        }
     }
 
     /// Carries out a purge that two operators want.
     ///
     /// # Errors
     /// `BUSY` while a backup is being made; what is done is done, and calling
-    /// again goes on.
+    /// again goes on, and so does the hub by itself.
     pub async fn purge(&self, sequence: u64) -> Result<Purged> {
+        self.carry_out(sequence).await.inspect_err(|_| self.remember(sequence))
+    }
+
+    async fn carry_out(&self, sequence: u64) -> Result<Purged> {
         let mut purged = Purged::default();
         self.settle(sequence).await?;
         let row = self.read(|read| query::envelope(read, sequence));
