@@ -386,9 +386,21 @@ pub(super) fn grants_lapsed(draft: &mut Draft<'_>, event: &GrantsLapsed) {
 /// that is erased, or forgotten. Lists of leaves stay: replay and receipts
 /// need them, and they hold no content.
 pub fn erasable(read: &dyn Read, record: &record::Record) -> Vec<usize> {
+    let is_content = |kind: CargoKind| !matches!(kind, CargoKind::RecipientList | CargoKind::ConsignmentList);
+    match envelope_of(record) {
+        Some(envelope) if query::is_erased(read, envelope) => {
+            let content = record.cargo.iter().enumerate().filter(|(_, cargo)| is_content(cargo.kind()));
+            content.filter(|(_, cargo)| cargo.size > 0).map(|(place, _)| place).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The envelope that a record's content belongs to.
+pub fn envelope_of(record: &record::Record) -> Option<u64> {
     let of_delivery =
         |delivery: &Option<record::Delivery>| delivery.as_ref().map(|delivery| delivery.envelope_sequence);
-    let envelope = match &record.event {
+    match &record.event {
         Some(Event::Accepted(_)) => Some(record.sequence),
         Some(Event::Acknowledged(event)) => of_delivery(&event.delivery),
         Some(Event::Rejected(event)) => of_delivery(&event.delivery),
@@ -396,15 +408,14 @@ pub fn erasable(read: &dyn Read, record: &record::Record) -> Vec<usize> {
         Some(Event::Requeued(event)) => of_delivery(&event.delivery),
         Some(Event::Returned(event)) => of_delivery(&event.delivery),
         _ => None,
-    };
-    let is_content = |kind: CargoKind| !matches!(kind, CargoKind::RecipientList | CargoKind::ConsignmentList);
-    match envelope {
-        Some(envelope) if query::is_erased(read, envelope) => {
-            let content = record.cargo.iter().enumerate().filter(|(_, cargo)| is_content(cargo.kind()));
-            content.filter(|(_, cargo)| cargo.size > 0).map(|(place, _)| place).collect()
-        }
-        _ => Vec::new(),
     }
+}
+
+/// Whether an envelope is forgotten at a moment whatever became of it: it was
+/// settled at its deadline at the latest.
+pub fn is_forgotten_by(accepted: &record::Accepted, now_ms: Millis) -> bool {
+    let (expires_ms, kept_ms) = (accepted.expires_unix_ms, accepted.summary_kept_ms);
+    expires_ms > 0 && kept_ms > 0 && now_ms >= expires_ms.saturating_add(kept_ms)
 }
 
 /// A page of grants that have lapsed by a moment: system and document, and

@@ -189,7 +189,10 @@ impl Retention {
     fn erasable(&self, entry: &Entry) -> Vec<usize> {
         // it was decoded when it was applied; what cannot be read stays
         let Ok(record) = Record::decode(entry.record.clone()) else { return Vec::new() };
-        self.read(|read| machine::erasable(read, &record))
+        let parts = &self.0.parts;
+        let now_ms = parts.clock.is_trusted().then(|| parts.clock.now_ms());
+        // nor does what is let go by the state alone
+        let_go(&*parts.state, &*parts.journal, &record, now_ms).unwrap_or_default()
     }
 
     /// Removes documents that nothing has needed for a while, of so many
@@ -351,6 +354,35 @@ fn is_needed(read: &dyn Read, sha256: &Digest, now_ms: Millis) -> bool {
     query::is_named(read, sha256) || query::is_pinned(read, sha256, now_ms)
 }
 
+/// Which of a record's cargo may go, by the state and by the journal: the
+/// state is derived, and a row that it has lost must not cost content that
+/// somebody needs. `now_ms` if the time is known.
+fn let_go(
+    state: &dyn State,
+    journal: &dyn JournalReader,
+    record: &Record,
+    now_ms: Option<Millis>,
+) -> Result<Vec<usize>> {
+    let Some(envelope) = machine::envelope_of(record) else { return Ok(Vec::new()) };
+    let (places, row) =
+        read_once(state, |read| (machine::erasable(read, record), query::envelope(read, envelope)));
+    if places.is_empty() {
+        return Ok(places);
+    }
+    let sure = match (row, now_ms) {
+        (Some(row), _) => matches!(
+            event_of(journal, row.erased_sequence)?,
+            Some(Event::Erased(erased)) if erased.envelope_sequence == envelope
+        ),
+        (None, Some(now_ms)) => matches!(
+            event_of(journal, envelope)?,
+            Some(Event::Accepted(accepted)) if machine::is_forgotten_by(&accepted, now_ms)
+        ),
+        (None, None) => false,
+    };
+    Ok(if sure { places } else { Vec::new() })
+}
+
 /// Whether a segment is written anew by itself: each time costs writing what
 /// stays.
 fn worth_it(place: &Place, found: &Removed) -> bool {
@@ -363,3 +395,6 @@ fn event_of(journal: &dyn JournalReader, sequence: u64) -> Result<Option<Event>>
     let entry = entry.ok_or_else(|| Error::fault(format!("no record {sequence}")))?;
     Ok(Record::decode(entry.record.clone()).map_err(Error::fault)?.event)
 }
+
+#[cfg(test)]
+mod tests;
