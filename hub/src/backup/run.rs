@@ -5,7 +5,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use axis_proto::id::Digest;
@@ -31,6 +34,8 @@ pub struct Source<'a> {
     pub data: &'a Path,
     /// The text of its `hub.toml`.
     pub settings: &'a str,
+    /// Set when the hub is no longer kept from erasing.
+    pub ended: &'a AtomicBool,
 }
 
 /// Up to where.
@@ -111,6 +116,11 @@ pub fn run(
         count: held.len() as u64,
         bytes: held.iter().map(|(_, bytes)| bytes).sum(),
     };
+    if source.ended.load(Ordering::Acquire) {
+        // what was copied may be of before and after an erasure: begin again
+        let why = std::io::Error::other("the hub stopped or began to erase meanwhile; run the backup again");
+        return Err(doing("keep what was copied")(why));
+    }
     // a crash before this line: the backup is what it was; behind it, the new one
     manifest.write(&**disk, dir)?;
     remove_unnamed(&**disk, dir, &vault, &manifest, &held).map_err(doing("remove what is old"))?;

@@ -1,4 +1,7 @@
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use axis_proto::{
     key::SigningKey,
@@ -28,6 +31,8 @@ struct House {
     journal: SegmentJournal,
     signer: CheckpointSigner,
     leaves: Vec<Hash>,
+    /// The hub is not kept from erasing any more.
+    ended: AtomicBool,
 }
 
 impl House {
@@ -37,7 +42,8 @@ impl House {
         let dir = Path::new("/hub/data").join(hub::JOURNAL);
         let journal = SegmentJournal::create_with(disk.clone(), &dir, ORIGIN, SMALL).unwrap();
         let signer = CheckpointSigner::new(ORIGIN, SigningKey::from_seed(&[1; 32])).unwrap();
-        let mut house = Self { disk, memory, journal, signer, leaves: Vec::new() };
+        let mut house =
+            Self { disk, memory, journal, signer, leaves: Vec::new(), ended: AtomicBool::new(false) };
         let opened = LogOpened { hub_id: "hub.test".into(), origin: ORIGIN.into(), ..LogOpened::default() };
         house.record(Event::LogOpened(opened), vec![]);
         house
@@ -87,8 +93,12 @@ impl House {
             checkpoint: last.checkpoint.clone(),
             log_verifier_key: self.signer.verifier_key(),
         };
-        let source =
-            Source { disk: self.disk.clone(), data: Path::new("/hub/data"), settings: "hub_id = 'hub.test'" };
+        let source = Source {
+            disk: self.disk.clone(),
+            data: Path::new("/hub/data"),
+            settings: "hub_id = 'hub.test'",
+            ended: &self.ended,
+        };
         let disk: Arc<dyn Disk> = Arc::new(to.clone());
         run(&source, &head, &disk, Path::new(DIR), 5, &mut |_| {})
     }
@@ -159,7 +169,12 @@ fn a_backup_beside_a_writing_hub_ends_where_it_was_told() {
         checkpoint: last.checkpoint,
         log_verifier_key: house.signer.verifier_key(),
     };
-    let source = Source { disk: house.disk.clone(), data: Path::new("/hub/data"), settings: "" };
+    let source = Source {
+        disk: house.disk.clone(),
+        data: Path::new("/hub/data"),
+        settings: "",
+        ended: &AtomicBool::new(false),
+    };
     let disk: Arc<dyn Disk> = Arc::new(target.clone());
     run(&source, &head, &disk, Path::new(DIR), 5, &mut |_| {}).unwrap();
     assert_eq!(size_of(&target), 5);
@@ -317,6 +332,21 @@ fn a_document_that_was_lost_before_any_backup_is_named() {
         let named = [(house.vault().path_of(&lost), "gone from the hub".to_owned())];
         assert_eq!((&made.damaged[..], made.manifest.documents.count), (&named[..], 1));
     }
+}
+
+#[test]
+fn a_run_that_the_hub_left_alone_leaves_the_last_backup() {
+    let (mut house, target) = (House::new(), MemoryDisk::default());
+    house.grow(2, &["one"]);
+    house.back_up(&target).unwrap();
+    house.grow(1, &["two"]);
+    *house.ended.get_mut() = true;
+    let error = house.back_up(&target).unwrap_err();
+    assert!(matches!(error, BackupError::Io { .. }), "{error}");
+    assert_eq!(size_of(&target), 4);
+    *house.ended.get_mut() = false;
+    house.back_up(&target).unwrap();
+    assert_eq!(size_of(&target), 6);
 }
 
 #[test]

@@ -1,7 +1,15 @@
 //! The way to the running hub: its Unix socket. The only file of the command
 //! line that knows tonic.
 
-use std::{io::ErrorKind, path::Path, time::Duration};
+use std::{
+    io::ErrorKind,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use axis_proto::{
     admin::v1::{
@@ -12,10 +20,10 @@ use axis_proto::{
     record::v1::{DirectoryEntry, directory_entry::Value},
 };
 use hyper_util::rt::TokioIo;
-use tokio::{net::UnixStream, sync::mpsc};
+use tokio::{net::UnixStream, sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
-    Code, Status, Streaming,
+    Code, Status,
     transport::{Channel, Endpoint},
 };
 use tonic_types::StatusExt as _;
@@ -85,8 +93,10 @@ fn unreachable(dir: &Path, error: &std::io::Error) -> Failure {
 pub struct BackupCall {
     /// Up to where it goes.
     pub head: BackupResponse,
+    /// Set when the call ends: the hub may erase again.
+    pub ended: Arc<AtomicBool>,
     requests: mpsc::Sender<BackupRequest>,
-    answers: Streaming<BackupResponse>,
+    answer: JoinHandle<std::result::Result<Option<BackupResponse>, Status>>,
 }
 
 impl BackupCall {
@@ -97,14 +107,21 @@ impl BackupCall {
         let mut answers = admin.backup(ReceiverStream::new(stream)).await?.into_inner();
         let gone = || Failure::unreachable(tr("the hub said nothing", "trục không trả lời"));
         let head = answers.message().await?.ok_or_else(gone)?;
-        Ok(Self { head, requests, answers })
+        let ended = Arc::new(AtomicBool::new(false));
+        let noted = Arc::clone(&ended);
+        let answer = tokio::spawn(async move {
+            let answer = answers.message().await;
+            noted.store(true, Ordering::Release);
+            answer
+        });
+        Ok(Self { head, ended, requests, answer })
     }
 
     /// Tells the hub that the backup is made.
-    pub async fn made(mut self, made: BackupMade) -> Result<()> {
+    pub async fn made(self, made: BackupMade) -> Result<()> {
         // a hub that is gone says so in its answer
         let _gone = self.requests.send(BackupRequest { made: Some(made) }).await;
-        self.answers.message().await?;
+        self.answer.await.map_err(|error| Failure::new(error.to_string()))??;
         Ok(())
     }
 }

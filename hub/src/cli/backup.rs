@@ -45,10 +45,11 @@ pub async fn backup(dir: &Path, args: &Backup) -> Result<()> {
         },
         None => head_of_closed(&config)?,
     };
+    let ended = call.as_ref().map(|call| Arc::clone(&call.ended)).unwrap_or_default();
     let target = args.directory.clone();
     let work = tokio::task::spawn_blocking(move || {
         let (data, disk) = (config.data_dir(), RealDisk::shared());
-        let source = Source { disk: Arc::clone(&disk), data: &data, settings: &settings };
+        let source = Source { disk: Arc::clone(&disk), data: &data, settings: &settings, ended: &ended };
         let mut ticker = Ticker::new();
         backup::run(&source, &head, &disk, &target, Clock::system().now_ms(), &mut |step| {
             ticker.at(shown(step))
