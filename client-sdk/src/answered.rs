@@ -95,10 +95,7 @@ fn name(digest: &Digest, recipient: &AgencyCode) -> String {
 pub fn keep(home: &Home, answer: &Answer) -> Result<()> {
     let former = place_of(home, &answer.envelope_digest, &answer.recipient)?;
     let folder = home.answered().join((answer.kept_unix_ms / DAY_MS).to_string());
-    if !folder.is_dir() {
-        files::make_directory(&folder)?;
-        files::sync_directory(&home.answered()).map_err(|source| Error::write(&folder, source))?;
-    }
+    files::make_durable_directory(&folder, Access::Owner)?;
     let path = folder.join(answer.name());
     let text = serde_json::to_vec_pretty(answer).map_err(|error| Error::damaged(&path, error))?;
     files::write(&path, &text, Access::Default)?;

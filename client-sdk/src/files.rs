@@ -91,6 +91,21 @@ pub fn make_directory(path: &Path) -> Result<()> {
     builder.create(path).map_err(|source| Error::write(path, source))
 }
 
+/// Makes a directory and those above it, with their names durable: what is
+/// synced in it is not lost with it.
+pub fn make_durable_directory(path: &Path, access: Access) -> Result<()> {
+    let is_new = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+    let new: Vec<&Path> = path.ancestors().take_while(is_new).collect();
+    match access {
+        Access::Owner => make_directory(path)?,
+        Access::Default => fs::create_dir_all(path).map_err(|source| Error::write(path, source))?,
+    }
+    for parent in new.iter().filter_map(|made| made.parent()) {
+        sync_directory(parent).map_err(|source| Error::write(parent, source))?;
+    }
+    Ok(())
+}
+
 /// Reads a file, or nothing if there is none.
 pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
     match fs::read(path) {
@@ -153,6 +168,17 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_is_made_with_those_above_it() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("a/b/c");
+        make_durable_directory(&path, Access::Default).unwrap();
+        make_durable_directory(&path, Access::Owner).unwrap();
+        assert!(path.is_dir());
+        write(&home.path().join("file"), b"", Access::Default).unwrap();
+        make_durable_directory(&home.path().join("file/a"), Access::Default).unwrap_err();
+    }
 
     #[test]
     fn a_file_is_replaced_whole_and_leaves_nothing_beside_it() {

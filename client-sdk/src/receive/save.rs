@@ -50,7 +50,8 @@ impl Received {
     pub async fn save(&self, into: &Path, watch: Watch<'_>) -> Result<Saved> {
         let sender = into.join(self.sender().as_str());
         let folder = sender.join(self.envelope_id().to_string());
-        tokio::fs::create_dir_all(&folder).await.map_err(|source| Error::write(&folder, source))?;
+        let made = folder.clone();
+        blocking(move || files::make_durable_directory(&made, Access::Default)).await?;
 
         let mut taken = Taken::with(&[ENVELOPE, SEALED]);
         let mut documents = Vec::with_capacity(self.documents().len());

@@ -78,6 +78,7 @@ impl Draft {
     /// Begins an entry.
     pub fn begin(home: &Home) -> Result<Self> {
         let folder = home.outbox().join(format!(".new-{:016x}", fastrand::u64(..)));
+        files::make_durable_directory(&home.outbox(), Access::Owner)?;
         files::make_directory(&folder.join("documents"))?;
         let lock = Lock::try_take(&folder.join("lock"))?;
         Ok(Self { folder, lock, finished: false })
@@ -194,7 +195,7 @@ impl Entry {
         if !keep_documents {
             let _ = fs::remove_dir_all(self.folder.join("documents"));
         }
-        self.move_to(self.home.sent())
+        self.move_to(self.home.sent()).map(drop)
     }
 
     /// A restored hub accepted it anew: the receipt takes the place of the one
@@ -240,12 +241,18 @@ impl Entry {
             format!("{refusal:#}\n").as_bytes(),
             Access::Default,
         )?;
-        let _ = fs::remove_dir_all(self.folder.join("documents"));
-        self.move_to(self.home.refused())
+        let place = self.move_to(self.home.refused())?;
+        // first that nobody will send it again: that needs its documents
+        for folder in [self.home.refused(), self.home.outbox()] {
+            files::sync_directory(&folder).map_err(|source| Error::write(&folder, source))?;
+        }
+        let _ = fs::remove_dir_all(place.join("documents"));
+        Ok(())
     }
 
-    fn move_to(&self, place: PathBuf) -> Result<()> {
-        files::make_directory(&place)?;
+    /// Where it is afterwards.
+    fn move_to(&self, place: PathBuf) -> Result<PathBuf> {
+        files::make_durable_directory(&place, Access::Owner)?;
         let target = place.join(self.plan.envelope_id.to_string());
         let moved = match fs::rename(&self.folder, &target) {
             // refused, sent again by the same id, and refused again
@@ -255,7 +262,8 @@ impl Entry {
             moved => moved,
         };
         // not synced: if a crash brings the entry back, the hub knows its bytes and answers the same
-        moved.map_err(|source| Error::write(&self.folder, source))
+        moved.map_err(|source| Error::write(&self.folder, source))?;
+        Ok(target)
     }
 }
 
