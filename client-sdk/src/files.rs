@@ -52,13 +52,16 @@ pub fn write_new(path: &Path, bytes: &[u8], access: Access) -> Result<()> {
         .map_err(|source| Error::write(path, source))
 }
 
-/// Writes a file that losing costs little: whole or not at all, but without
-/// waiting for the disk.
+/// Writes a file that losing costs little: a crash leaves the old one or the
+/// new one, and nobody waits to know which.
 pub fn write_lazily(path: &Path, bytes: &[u8]) -> Result<()> {
     let temporary = path.with_extension("new");
-    fs::write(&temporary, bytes)
-        .and_then(|()| fs::rename(&temporary, path))
-        .map_err(|source| Error::write(path, source))
+    let written = File::create(&temporary).and_then(|mut file| {
+        file.write_all(bytes)?;
+        // else its name could come before its bytes, and the file be empty
+        file.sync_data()
+    });
+    written.and_then(|()| fs::rename(&temporary, path)).map_err(|source| Error::write(path, source))
 }
 
 fn create(path: &Path, access: Access) -> io::Result<File> {
