@@ -56,7 +56,7 @@ impl Hub {
         let addresses: toml::Table = std::fs::read_to_string(self.dir.join("addresses.toml"))?.parse()?;
         let operators = addresses.get("operators").and_then(|address| address.as_str());
         let mut stream = TcpStream::connect(operators.context("the hub says no address for operators")?)?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n\r\n")?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
