@@ -24,6 +24,7 @@ use crate::{
     client::now_unix_ms,
     error::{Error, Result},
     files::{self, Access},
+    format,
     home::Home,
 };
 
@@ -97,8 +98,7 @@ pub fn keep(home: &Home, answer: &Answer) -> Result<()> {
     let folder = home.answered().join((answer.kept_unix_ms / DAY_MS).to_string());
     files::make_durable_directory(&folder, Access::Owner)?;
     let path = folder.join(answer.name());
-    let text = serde_json::to_vec_pretty(answer).map_err(|error| Error::damaged(&path, error))?;
-    files::write(&path, &text, Access::Default)?;
+    files::write(&path, &format::to_json(&path, answer)?, Access::Default)?;
     if let Some(former) = former.filter(|former| *former != path) {
         let _ = fs::remove_file(former);
     }
@@ -139,7 +139,7 @@ pub fn forget(home: &Home, keep: Duration) -> Result<()> {
 
 fn load(path: &Path) -> Result<Answer> {
     let bytes = fs::read(path).map_err(|source| Error::read(path, source))?;
-    serde_json::from_slice(&bytes).map_err(|error| Error::damaged(path, error))
+    format::from_json(path, &bytes)
 }
 
 fn place_of(home: &Home, digest: &Digest, recipient: &AgencyCode) -> Result<Option<PathBuf>> {

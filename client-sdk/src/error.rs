@@ -119,6 +119,16 @@ pub enum HomeProblem {
         /// What is wrong with it.
         detail: String,
     },
+    /// A later release wrote a file in it.
+    #[error("{path} has format version {found}, this release reads {read}; use the release that wrote it")]
+    Newer {
+        /// The file.
+        path: String,
+        /// Its version.
+        found: u64,
+        /// The latest version that is read here.
+        read: u32,
+    },
     /// Another process or stream uses it in the same way.
     #[error("another process receives with {home}")]
     Busy {

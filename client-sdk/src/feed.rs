@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use crate::{
     client::{Client, Inner},
     error::{Again, Error, Result, Verification},
-    files, receipt,
+    files, format, receipt,
     retry::Effort,
 };
 
@@ -89,9 +89,7 @@ impl Client {
             Some(after) => (SavedCursor { after, log: String::new() }, None),
             None => {
                 let saved: SavedCursor = match files::read_if_there(&path)? {
-                    Some(bytes) => {
-                        serde_json::from_slice(&bytes).map_err(|error| Error::damaged(&path, error))?
-                    }
+                    Some(bytes) => format::from_json(&path, &bytes)?,
                     None => SavedCursor::default(),
                 };
                 (saved, Some(Cursor { path, written: Instant::now(), pending: None }))
@@ -153,8 +151,9 @@ impl Cursor {
     fn write(&mut self) {
         let Some(pending) = self.pending.take() else { return };
         self.written = Instant::now();
-        let text = serde_json::to_vec(&pending).expect("a number and a name encode");
-        if let Err(error) = files::write_lazily(&self.path, &text) {
+        let written =
+            format::to_json(&self.path, &pending).and_then(|text| files::write_lazily(&self.path, &text));
+        if let Err(error) = written {
             tracing::warn!(%error, "the feed's cursor was not written");
         }
     }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::{Error, HomeProblem, Result},
     files::{self, Access},
-    tls,
+    format, tls,
 };
 
 /// The places in a home directory.
@@ -192,7 +192,7 @@ pub fn load_profile(home: &Home) -> Result<Option<Profile>> {
     let path = home.profile();
     let Some(bytes) = files::read_if_there(&path)? else { return Ok(None) };
     let text = String::from_utf8(bytes).map_err(|error| Error::damaged(&path, error))?;
-    toml::from_str(&text).map(Some).map_err(|error| Error::damaged(&path, error.message()))
+    format::from_toml(&path, &text).map(Some)
 }
 
 /// A signing key, if the file is there.
@@ -213,7 +213,7 @@ pub fn take_next_signing_key(home: &Home) -> Result<()> {
 /// Writes the profile. Everything else must be there already: with the
 /// profile the home is enrolled.
 pub fn save_profile(home: &Home, profile: &Profile) -> Result<()> {
-    let text = toml::to_string(profile).map_err(|error| Error::damaged(&home.profile(), error))?;
+    let text = format::to_toml(&home.profile(), profile)?;
     let text = format!("# Written by `axis enroll`. Public; the keys beside it are not.\n{text}");
     files::write(&home.profile(), text.as_bytes(), Access::Default)
 }

@@ -12,6 +12,7 @@ mod enrol;
 pub mod error;
 mod feed;
 mod files;
+mod format;
 mod home;
 mod names;
 mod numbers;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result, Verification},
-    files,
+    files, format,
 };
 
 /// What of a mailbox has been seen.
@@ -202,7 +202,7 @@ impl Ledger {
     /// Reads the ledger, or begins one.
     pub fn open(path: &Path) -> Result<Self> {
         let saved: Saved = match files::read_if_there(path)? {
-            Some(bytes) => serde_json::from_slice(&bytes).map_err(|error| Error::damaged(path, error))?,
+            Some(bytes) => format::from_json(path, &bytes)?,
             None => Saved::default(),
         };
         let mut numbers = Numbers { accounted_to: saved.accounted_to, ..Numbers::default() };
@@ -248,8 +248,7 @@ impl Ledger {
         let missing = self.numbers.missing.iter().map(|(start, end)| (*start, *end)).collect();
         let (log, former) = (self.log.clone(), self.former.clone());
         let saved = Saved { accounted_to: self.numbers.accounted_to, missing, log, former };
-        let text = serde_json::to_vec_pretty(&saved).map_err(|error| Error::damaged(&self.path, error))?;
-        files::write_lazily(&self.path, &text)?;
+        files::write_lazily(&self.path, &format::to_json(&self.path, &saved)?)?;
         self.saved = self.numbers.clone();
         Ok(())
     }

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     answered,
     client::{Inner, now_unix_ms},
-    error::{Error, Result},
-    files,
+    error::{Error, HomeProblem, Result},
+    files, format,
     home::Home,
     send::outbox,
 };
@@ -35,11 +35,14 @@ impl Inner {
     }
 }
 
-fn tidy(home: &Home, keep: Duration, now: u64) -> Result<()> {
+pub(crate) fn tidy(home: &Home, keep: Duration, now: u64) -> Result<()> {
     let path = home.tidied();
     let last: Tidied = match files::read_if_there(&path)? {
-        // losing it costs one look at everything
-        Some(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
+        Some(bytes) => match format::from_json(&path, &bytes) {
+            Err(newer @ Error::Home(HomeProblem::Newer { .. })) => return Err(newer),
+            // losing it costs one look at everything
+            tidied => tidied.unwrap_or_default(),
+        },
         None => Tidied::default(),
     };
     if now.saturating_sub(last.at_unix_ms) < DAY_MS {
@@ -49,6 +52,5 @@ fn tidy(home: &Home, keep: Duration, now: u64) -> Result<()> {
     outbox::forget_documents(home, last.made_before_unix_ms.min(before)..before)?;
     answered::forget(home, keep)?;
     let tidied = Tidied { at_unix_ms: now, made_before_unix_ms: before };
-    let text = serde_json::to_vec(&tidied).map_err(|error| Error::damaged(&path, error))?;
-    files::write_lazily(&path, &text)
+    files::write_lazily(&path, &format::to_json(&path, &tidied)?)
 }

@@ -20,6 +20,7 @@ use crate::{
     client::{Client, Inner},
     error::{Error, HomeProblem, Result},
     files::{self, Access, Lock},
+    format,
     home::Home,
     progress::Watch,
 };
@@ -245,13 +246,12 @@ async fn keep_reconciling(inner: Weak<Inner>) {
 fn load(home: &Home) -> Result<Option<Reconciliation>> {
     let path = home.reconciled();
     let Some(bytes) = files::read_if_there(&path)? else { return Ok(None) };
-    serde_json::from_slice(&bytes).map(Some).map_err(|error| Error::damaged(&path, error))
+    format::from_json(&path, &bytes).map(Some)
 }
 
-fn save(home: &Home, report: &Reconciliation) -> Result<()> {
+pub(crate) fn save(home: &Home, report: &Reconciliation) -> Result<()> {
     let path = home.reconciled();
-    let text = serde_json::to_vec_pretty(report).map_err(|error| Error::damaged(&path, error))?;
-    files::write(&path, &text, Access::Default)
+    files::write(&path, &format::to_json(&path, report)?, Access::Default)
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::{Error, Refused, Result},
     files::{self, Access, Lock},
+    format,
     home::Home,
     receipt,
 };
@@ -103,8 +104,8 @@ impl Draft {
 
     /// Makes the entry durable and visible: from here on it will be sent.
     pub fn finish(mut self, home: &Home, sealed: &SealedEnvelope, plan: Plan) -> Result<Entry> {
-        let json = serde_json::to_vec_pretty(&plan).map_err(|error| Error::damaged(&self.folder, error))?;
-        files::write_new(&self.folder.join("plan.json"), &json, Access::Owner)?;
+        let path = self.folder.join("plan.json");
+        files::write_new(&path, &format::to_json(&path, &plan)?, Access::Owner)?;
         files::write_new(&self.folder.join("sealed.bin"), &sealed.encode_to_vec(), Access::Owner)?;
         let folder = home.outbox().join(plan.envelope_id.to_string());
         // a crash before the rename leaves nothing that will be sent
@@ -351,7 +352,7 @@ fn names(folder: &Path) -> io::Result<Vec<String>> {
 fn read_plan(folder: &Path) -> Result<Plan> {
     let path = folder.join("plan.json");
     let bytes = fs::read(&path).map_err(|source| Error::read(&path, source))?;
-    serde_json::from_slice(&bytes).map_err(|error| Error::damaged(&path, error))
+    format::from_json(&path, &bytes)
 }
 
 fn read_sealed(folder: &Path) -> Result<SealedEnvelope> {

@@ -8,8 +8,8 @@
 use axis_proto::{
     hub::v1::LogSuccession,
     note::{Checkpoint, CheckpointVerifier},
-    receipt::VerifiedReceipt,
-    record::v1::Receipt,
+    receipt::{self, VerifiedReceipt},
+    record::v1::{Receipt, record::Event},
     succession::{self, Succession},
     tree::{self, Hash},
 };
@@ -103,6 +103,31 @@ impl From<&Fork> for LogProblem {
 pub struct Step {
     succession: Succession,
     note: String,
+}
+
+impl Step {
+    /// What a note says, if the log shows that it begins so.
+    fn of(succession: Succession, shown: &LogSuccession) -> Result<Self, Verification> {
+        let log = &succession.log;
+        let bad = |detail: String| Verification::new("log", format!("{}: {detail}", log.origin()));
+        let receipt =
+            shown.receipt.as_ref().ok_or_else(|| bad("no receipt of its first record".to_owned()))?;
+        let opened = receipt::verify(receipt, log).map_err(|error| bad(error.to_string()))?;
+        let begins = match &opened.record.event {
+            Some(Event::LogOpened(event)) => {
+                opened.index == succession.previous_size
+                    && event.origin == log.origin()
+                    && event.previous_origin == succession.previous_origin
+                    && event.previous_size == succession.previous_size
+                    && event.previous_root == succession.previous_root[..]
+            }
+            _ => false,
+        };
+        if !begins {
+            return Err(bad("its first record is not what the note says".to_owned()));
+        }
+        Ok(Self { succession, note: shown.note.clone() })
+    }
 }
 
 /// All of them; the last one is the hub's now.
@@ -284,24 +309,31 @@ impl Book {
 
     /// The way from the current log to one with this verifier key, by the word
     /// of each log for the next one.
-    pub fn way_to(&self, verifier_key: &str, successions: &[LogSuccession]) -> Option<Vec<Step>> {
+    ///
+    /// # Errors
+    /// If a log is signed for, but not shown to begin so.
+    pub fn way_to(
+        &self,
+        verifier_key: &str,
+        successions: &[LogSuccession],
+    ) -> Result<Option<Vec<Step>>, Verification> {
         let mut log = self.current().verifier.clone();
         let mut steps = Vec::new();
         for _ in 0..LOGS_MAX {
             if log.verifier_key() == verifier_key {
-                return Some(steps);
+                return Ok(Some(steps));
             }
-            let step = successions.iter().find_map(|it| {
+            let next = successions.iter().find_map(|it| {
                 let succession = succession::verify(&it.note, &log).ok()?;
                 // a log that was known before is no news
-                self.find(succession.log.origin())
-                    .is_none()
-                    .then(|| Step { succession, note: it.note.clone() })
-            })?;
+                self.find(succession.log.origin()).is_none().then_some((succession, it))
+            });
+            let Some((succession, shown)) = next else { return Ok(None) };
+            let step = Step::of(succession, shown)?;
             log = step.succession.log.clone();
             steps.push(step);
         }
-        None
+        Ok(None)
     }
 
     /// Goes on with the logs that signed for each other. They hold what was
@@ -315,19 +347,24 @@ impl Book {
 
     /// Goes on with a log that a person vouches for; what it says of those
     /// before it is believed with it.
-    pub fn accept(&mut self, verifier: CheckpointVerifier, successions: &[LogSuccession]) {
-        if let Some(fork) = self.fork.take() {
-            self.former_forks.push(fork);
-        }
-        self.unproven.clear();
+    ///
+    /// # Errors
+    /// If a log is said to continue another one, but not shown to begin so;
+    /// then nothing is changed.
+    pub fn accept(
+        &mut self,
+        verifier: CheckpointVerifier,
+        successions: &[LogSuccession],
+    ) -> Result<(), Verification> {
         let mut steps = Vec::new();
         let mut log = verifier.clone();
         while steps.len() < LOGS_MAX {
-            let step = successions.iter().find_map(|it| {
+            let next = successions.iter().find_map(|it| {
                 let succession = succession::read(&it.note).ok()?;
-                (succession.log == log).then(|| Step { succession, note: it.note.clone() })
+                (succession.log == log).then_some((succession, it))
             });
-            let Some(step) = step else { break };
+            let Some((succession, shown)) = next else { break };
+            let step = Step::of(succession, shown)?;
             let previous = step.succession.previous_origin.clone();
             steps.push(step);
             // known here, or the log before it is named by another note
@@ -339,6 +376,10 @@ impl Book {
                 _ => break,
             }
         }
+        if let Some(fork) = self.fork.take() {
+            self.former_forks.push(fork);
+        }
+        self.unproven.clear();
         self.logs.retain(|log| log.verifier.origin() != verifier.origin());
         if steps.is_empty() {
             self.push(Log { verifier, previous: None, why: Why::Person, head: None });
@@ -347,6 +388,7 @@ impl Book {
             let Step { succession, note } = step;
             self.push(Log { why: Why::Person, ..log_of(succession, note) });
         }
+        Ok(())
     }
 
     fn follow(&mut self, step: Step, why: Why) -> Result<(), LogProblem> {

@@ -11,14 +11,11 @@ use super::book::{Book, Fork, LOGS_MAX, Log, Previous, SignedHead, UNPROVEN_MAX,
 use crate::{
     error::{Error, Result},
     files::{self, Access},
+    format,
 };
-
-/// The format of this release.
-const FORMAT: u32 = 1;
 
 #[derive(Serialize, Deserialize)]
 struct Saved {
-    format: u32,
     logs: Vec<SavedLog>,
     #[serde(default)]
     unproven: Vec<SavedHead>,
@@ -70,19 +67,13 @@ struct SavedFork {
 /// Reads the book, if there is one.
 pub fn load(path: &Path) -> Result<Option<Book>> {
     let Some(bytes) = files::read_if_there(path)? else { return Ok(None) };
-    let saved: Saved = serde_json::from_slice(&bytes).map_err(|error| Error::damaged(path, error))?;
-    if saved.format != FORMAT {
-        let detail = format!("it has format {}, this release knows {FORMAT}", saved.format);
-        return Err(Error::damaged(path, detail));
-    }
-    let book = read(saved).map_err(|detail| Error::damaged(path, detail))?;
+    let book = read(format::from_json(path, &bytes)?).map_err(|detail| Error::damaged(path, detail))?;
     Ok(Some(book))
 }
 
 /// Writes the book.
 pub fn save(path: &Path, book: &Book) -> Result<()> {
-    let text = serde_json::to_vec_pretty(&written(book)).map_err(|error| Error::damaged(path, error))?;
-    files::write(path, &text, Access::Default)
+    files::write(path, &format::to_json(path, &written(book))?, Access::Default)
 }
 
 fn read(saved: Saved) -> Result<Book, String> {
@@ -128,7 +119,6 @@ fn hash(text: &str) -> Result<[u8; 32], String> {
 
 fn written(book: &Book) -> Saved {
     Saved {
-        format: FORMAT,
         logs: book.logs.iter().map(written_log).collect(),
         unproven: book.unproven.iter().map(written_head).collect(),
         fork: book.fork.as_ref().map(written_fork),

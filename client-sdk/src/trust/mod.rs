@@ -214,7 +214,7 @@ impl Trust {
         }
     }
 
-    fn keep_evidence(&self) {
+    pub(crate) fn keep_evidence(&self) {
         if let Err(error) = self.update(|_| ()) {
             tracing::error!(%error, "the evidence of a fork was not written");
         }
@@ -250,7 +250,7 @@ impl Client {
             let detail = format!("the hub's log has the key {}", info.log_verifier_key);
             return Err(Verification::new("log", detail).into());
         }
-        inner.trust.update(|book| book.accept(verifier, &info.log_successions))?;
+        inner.trust.update(|book| book.accept(verifier, &info.log_successions))??;
         inner.has_succeeded();
         Ok(self.known_logs())
     }
@@ -300,9 +300,9 @@ impl Inner {
         let outcome = self.trust.update(|book| {
             // another process may have been quicker
             let steps = book.way_to(key, &info.log_successions)?;
-            Some(book.succeed(steps))
+            Ok::<_, Verification>(steps.map(|steps| book.succeed(steps)))
         })?;
-        match outcome {
+        match outcome? {
             None => {
                 let known = self.trust.book().current().verifier.origin().to_owned();
                 Err(LogProblem::Unknown { known, verifier_key: key.clone() }.into())

@@ -5,7 +5,7 @@ use axis_proto::{
     key::SigningKey,
     note::CheckpointSigner,
     receipt as make_receipt,
-    record::v1::{ClockConfirmed, Record, record::Event},
+    record::v1::{ClockConfirmed, LogOpened, Receipt, Record, record::Event},
     succession::Succession,
     tree::{self, Hash},
 };
@@ -55,6 +55,23 @@ impl Made {
         holds
     }
 
+    /// Begins it with a record that says what a succession does.
+    fn open(&mut self, said: &Succession) -> Receipt {
+        let opened = LogOpened {
+            origin: self.signer.origin().to_owned(),
+            previous_origin: said.previous_origin.clone(),
+            previous_size: said.previous_size,
+            previous_root: said.previous_root.to_vec().into(),
+            ..LogOpened::default()
+        };
+        let (index, event) = (self.leaves.len(), Some(Event::LogOpened(opened)));
+        let record = Record { sequence: index as u64, event, ..Record::default() }.encode_to_vec();
+        self.leaves.push(tree::record_leaf(&[7; 16], &record));
+        let (_, checkpoint) = self.head(index + 1);
+        let path = tree::inclusion_of(&self.leaves, index);
+        make_receipt::make(record.into(), &[7; 16], index as u64, path, checkpoint)
+    }
+
     /// A log that goes on from the first `size` leaves of this one.
     fn restored(&self, size: usize, origin: &str, seed: u8, signed: bool) -> (Self, LogSuccession) {
         let mut new = Self::new(origin, seed);
@@ -66,7 +83,8 @@ impl Made {
             log: new.signer.verifier(),
         };
         let note = succession.sign(&new.signer, signed.then_some(&self.signer)).unwrap();
-        (new, LogSuccession { note, receipt: None })
+        let receipt = Some(new.open(&succession));
+        (new, LogSuccession { note, receipt })
     }
 }
 
@@ -155,11 +173,11 @@ fn a_restored_log_goes_on_with_the_formers_word_alone() {
     third.grow(60, 3);
     let key = third.signer.verifier_key();
     let (_, unsigned) = log.restored(20, "hub/log/2", 2, false);
-    assert!(book.way_to(&key, &[unsigned, second_step.clone()]).is_none());
-    assert!(book.way_to(&key, std::slice::from_ref(&second_step)).is_none());
-    assert_eq!(book.way_to(&log.signer.verifier_key(), &[]), Some(Vec::new()));
+    assert_eq!(book.way_to(&key, &[unsigned, second_step.clone()]), Ok(None));
+    assert_eq!(book.way_to(&key, std::slice::from_ref(&second_step)), Ok(None));
+    assert_eq!(book.way_to(&log.signer.verifier_key(), &[]), Ok(Some(Vec::new())));
 
-    let steps = book.way_to(&key, &[first_step, second_step]).unwrap();
+    let steps = book.way_to(&key, &[first_step, second_step]).unwrap().unwrap();
     book.succeed(steps).unwrap();
     assert_eq!(book.logs().len(), 3);
     // what was lost: beyond 20 of the first, beyond 45 of the second
@@ -179,6 +197,49 @@ fn a_restored_log_goes_on_with_the_formers_word_alone() {
 }
 
 #[test]
+fn a_log_that_does_not_show_how_it_begins_is_not_believed() {
+    let (log, book) = begun();
+    let (second, step) = log.restored(20, "hub/log/2", 2, true);
+    let key = second.signer.verifier_key();
+    assert!(book.way_to(&key, std::slice::from_ref(&step)).unwrap().is_some());
+    let said = |origin: &str, size: usize, other: u8| Succession {
+        previous_origin: origin.to_owned(),
+        previous_size: size as u64,
+        previous_root: [other; 32],
+        log: second.signer.verifier(),
+    };
+    let root = tree::root_of(&log.leaves[..20])[0];
+    let opens = |leaves: usize, signer: &Made, said: &Succession| {
+        let mut made = Made { signer: signer.signer.clone(), leaves: log.leaves[..leaves].to_vec() };
+        Some(made.open(said))
+    };
+    let true_root =
+        Succession { previous_root: tree::root_of(&log.leaves[..20]), ..said("hub/log/1", 20, root) };
+    assert!(
+        book.way_to(&key, &[LogSuccession { receipt: opens(20, &second, &true_root), ..step.clone() }])
+            .is_ok()
+    );
+    let wrong = [
+        ("none", None),
+        ("another log's", opens(20, &log, &true_root)),
+        ("elsewhere", opens(21, &second, &true_root)),
+        ("another size", opens(20, &second, &Succession { previous_size: 19, ..true_root.clone() })),
+        ("another root", opens(20, &second, &said("hub/log/1", 20, 9))),
+        (
+            "after another log",
+            opens(20, &second, &Succession { previous_origin: "hub/log/0".into(), ..true_root.clone() }),
+        ),
+    ];
+    for (what, receipt) in wrong {
+        let shown = [LogSuccession { receipt, ..step.clone() }];
+        assert!(book.way_to(&key, &shown).is_err(), "{what}");
+        let mut accepting = book.clone();
+        assert!(accepting.accept(second.signer.verifier(), &shown).is_err(), "{what}");
+        assert_eq!(accepting, book, "{what}");
+    }
+}
+
+#[test]
 fn a_restored_log_that_does_not_hold_what_was_known_is_a_fork() {
     let (log, mut book) = begun();
     log.show(&mut book, 20).unwrap();
@@ -188,7 +249,7 @@ fn a_restored_log_that_does_not_hold_what_was_known_is_a_fork() {
     for size in [20, 25] {
         let mut book = book.clone();
         let (second, step) = other.restored(size, "hub/log/2", 2, true);
-        let steps = book.way_to(&second.signer.verifier_key(), &[step]).unwrap();
+        let steps = book.way_to(&second.signer.verifier_key(), &[step]).unwrap().unwrap();
         let outcome = book.succeed(steps);
         if size == 20 {
             assert!(outcome.is_err(), "the same size, another root");
@@ -206,8 +267,8 @@ fn a_person_may_accept_what_nobody_signed_for() {
     let (mut second, step) = log.restored(20, "hub/log/2", 2, false);
     second.grow(40, 2);
     let (third, next) = second.restored(35, "hub/log/3", 3, false);
-    assert!(book.way_to(&third.signer.verifier_key(), &[step.clone(), next.clone()]).is_none());
-    book.accept(third.signer.verifier(), &[step, next]);
+    assert_eq!(book.way_to(&third.signer.verifier_key(), &[step.clone(), next.clone()]), Ok(None));
+    book.accept(third.signer.verifier(), &[step, next]).unwrap();
     assert_eq!(
         book.logs().iter().map(|log| log.why).collect::<Vec<_>>(),
         [Why::Enrolled, Why::Person, Why::Person]
@@ -215,14 +276,14 @@ fn a_person_may_accept_what_nobody_signed_for() {
     assert_eq!([book.held_of("hub/log/1"), book.held_of("hub/log/2")], [20, 35]);
     // a hub that was made anew holds nothing of before
     let fresh = Made::new("hub/log/7", 7);
-    book.accept(fresh.signer.verifier(), &[]);
+    book.accept(fresh.signer.verifier(), &[]).unwrap();
     assert_eq!([book.held_of("hub/log/1"), book.held_of("hub/log/7")], [0, u64::MAX]);
     // and a fork is over once a person has looked at it
     let (one, two) = (log.head(7), log.head(8));
     book.forked(SignedHead::of(one.0, &one.1), SignedHead::of(two.0, &two.1));
     let era = book.era();
     assert_eq!(book.held_of_era(&era), u64::MAX);
-    book.accept(fresh.signer.verifier(), &[]);
+    book.accept(fresh.signer.verifier(), &[]).unwrap();
     assert!(book.fork().is_none() && book.former_forks.len() == 1);
     assert_eq!([book.held_of_era(&era), book.held_of_era(&book.era())], [0, u64::MAX], "numbers begin anew");
 }
@@ -237,7 +298,7 @@ fn the_book_survives_its_file() {
     assert!(log.prove(&mut book));
     log.show(&mut book, 9).unwrap();
     let (second, step) = log.restored(20, "hub/log/2", 2, true);
-    let steps = book.way_to(&second.signer.verifier_key(), &[step]).unwrap();
+    let steps = book.way_to(&second.signer.verifier_key(), &[step]).unwrap().unwrap();
     book.succeed(steps).unwrap();
     second.show(&mut book, 12).unwrap();
     let (one, two) = (log.head(7), log.head(8));
@@ -296,7 +357,7 @@ async fn a_fork_is_kept_and_nothing_is_done_after_it() {
     assert!(known.verify(&forged).is_ok(), "evidence stays evidence");
     // a person decides, in another process
     let mut book = file::load(&enrolled.folder.path().join("log.json")).unwrap().unwrap();
-    book.accept(enrolled.log.verifier(), &[]);
+    book.accept(enrolled.log.verifier(), &[]).unwrap();
     file::save(&enrolled.folder.path().join("log.json"), &book).unwrap();
     trust.check().unwrap();
     trust.verify(&enrolled.receipt(3, event("o"))).unwrap();

@@ -186,6 +186,9 @@ pub fn message(error: &Error, output: &Output) -> String {
             HomeProblem::OtherIdentity { expected, found } => {
                 output.text(Word::OtherIdentity, &[("expected", expected), ("found", found)])
             }
+            HomeProblem::Newer { path, found, read } => {
+                output.text(Word::NewerFile, &[("path", path), ("found", found), ("read", read)])
+            }
             HomeProblem::Damaged { path, detail } => {
                 output.text(Word::Damaged, &[("path", path), ("detail", detail)])
             }

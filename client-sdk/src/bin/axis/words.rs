@@ -348,6 +348,10 @@ words! {
         en: "this home belongs to {expected}, but the token was for {found}",
         vi: "thư mục này của {expected}, nhưng mã ghi danh dành cho {found}"
     }
+    NewerFile {
+        en: "{path} has format version {found}, this release reads {read}; use the release that wrote it",
+        vi: "{path} có định dạng phiên bản {found}, bản phần mềm này chỉ đọc đến {read}; hãy dùng bản đã ghi tệp này"
+    }
     Damaged { en: "{path} is damaged: {detail}", vi: "{path} bị hỏng: {detail}" }
     Busy {
         en: "another process receives with {home}",
