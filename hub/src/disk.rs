@@ -14,6 +14,7 @@ use std::{
 
 pub mod closed;
 pub mod memory;
+pub mod version;
 
 pub use memory::MemoryDisk;
 

@@ -30,6 +30,7 @@ use crate::{
     disk::{self, DirLock, Disk, RealDisk},
     disk_room::DiskRoom,
     evidence::{self, Evidence, Tree},
+    formats,
     gate::Gate,
     identity::Identity,
     journal::{self, Journal, JournalReader, Log, segments::SegmentJournal},
@@ -440,12 +441,15 @@ fn admin_socket(config: &Config) -> io::Result<UnixListener> {
 
 fn open(config: &Config, disk: Arc<dyn Disk>) -> Result<Stores> {
     let data = config.data_dir();
+    // before anything of it is touched
+    formats::check(&*disk, &data).map_err(doing(format!("use {}", data.display())))?;
     let identity = Identity::load(&config.keys_dir()).map_err(doing("read the keys"))?;
     let journal =
         SegmentJournal::open(disk.clone(), &data.join(JOURNAL)).map_err(doing("open the journal"))?;
     let logs =
         journal::logs(&*disk, &data.join(JOURNAL)).map_err(doing("read which logs the journal holds"))?;
     let signer = signer(&journal, &logs, &identity).map_err(doing("sign checkpoints"))?;
+    formats::mark(&*disk, &data).map_err(doing(format!("write versions in {}", data.display())))?;
     let tree =
         Tree::open(disk.clone(), &data.join(TREE), &*journal.reader()).map_err(doing("open the tree"))?;
     let state = open_state(&data, disk.clone(), signer.origin(), &*journal.reader())

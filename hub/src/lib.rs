@@ -24,6 +24,7 @@ pub mod config;
 pub mod disk;
 pub mod disk_room;
 pub mod error;
+pub mod formats;
 pub mod fsck;
 pub mod gate;
 pub mod hub;

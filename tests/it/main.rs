@@ -18,3 +18,4 @@ mod retention;
 mod rights;
 mod seeded;
 mod streams;
+mod upgrade;

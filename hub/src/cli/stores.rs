@@ -10,8 +10,8 @@ use std::{
 use axis_hub::{
     clock::Clock,
     config::{Config, ConfigError, Log, LogFormat},
-    disk::{self, RealDisk},
-    evidence,
+    disk::{self, RealDisk, version::Newer},
+    evidence, formats,
     fsck::{self, Report, Stores},
     hub::{self, Hub},
     identity::{self, Identity, InitError, InitOptions},
@@ -119,6 +119,7 @@ pub fn fsck(dir: &Path, output: Output) -> Result<()> {
         ))
     };
     let disk = RealDisk::shared();
+    formats::check(&*disk, &data).map_err(|error| start_failure(&error))?;
     let journal =
         segments::open_read_only(disk.clone(), &data.join(hub::JOURNAL)).map_err(|error| damaged(&error))?;
     let records = journal.size();
@@ -220,6 +221,12 @@ pub(super) fn start_failure(error: &(dyn Error + 'static)) -> Failure {
     let failure = Failure::new(&words);
     let mut cause = Some(error);
     while let Some(found) = cause {
+        if found.downcast_ref::<std::io::Error>().is_some_and(is_newer_derived) {
+            return failure.hint(tr(
+                "to go back a release all the same, make tree and state anew with its own `axis-hub rebuild`",
+                "nếu vẫn muốn quay về bản cũ, hãy dựng lại cây băm và trạng thái bằng `axis-hub rebuild` của bản đó",
+            ));
+        }
         if let Some(io) = found.downcast_ref::<std::io::Error>() {
             let hint = match io.kind() {
                 std::io::ErrorKind::AddrInUse => tr(
@@ -246,6 +253,12 @@ pub(super) fn start_failure(error: &(dyn Error + 'static)) -> Failure {
         cause = found.source();
     }
     failure
+}
+
+/// Whether a later release wrote what can be made anew from the journal.
+fn is_newer_derived(error: &std::io::Error) -> bool {
+    let newer = error.get_ref().and_then(|inner| inner.downcast_ref::<Newer>());
+    newer.is_some_and(|newer| !newer.path.parent().is_some_and(|dir| dir.ends_with(hub::VAULT)))
 }
 
 /// An error with its causes, each once.

@@ -496,9 +496,60 @@ pub fn replay(draft: &mut Draft<'_>, entry: &Entry) -> std::io::Result<()> {
         let words = "it says what this release does not know; use the release that wrote it";
         return Err(invalid(words.into()));
     }
-    machine::apply(draft, entry).map_err(|error| invalid(error.into()))
+    machine::apply_record(draft, &record, entry).map_err(|error| invalid(error.into()))
 }
 
 fn fill_random(buffer: &mut [u8]) {
     getrandom::fill(buffer).expect("a system without randomness cannot serve");
+}
+
+#[cfg(test)]
+mod tests {
+    use axis_proto::record::v1::{LogOpened, record::Event};
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{machine::query, state::memory::MemoryState};
+
+    fn replayed(record: Vec<u8>) -> std::result::Result<String, String> {
+        let entry = Entry { sequence: 0, salt: [0; 16], record: record.into(), cargo: Vec::new() };
+        read_once(&MemoryState::new(), |read| {
+            let mut draft = Draft::new(read);
+            replay(&mut draft, &entry).map_err(|error| error.to_string())?;
+            Ok(query::meta(&draft).origin)
+        })
+    }
+
+    #[test]
+    fn a_record_that_says_more_than_is_known_is_not_replayed() {
+        let opened = LogOpened { origin: "hub/log/1".into(), ..LogOpened::default() };
+        let record =
+            Record { recorded_unix_ms: 7, event: Some(Event::LogOpened(opened)), ..Record::default() };
+        let known = record.encode_to_vec();
+        assert_eq!(replayed(known.clone()), Ok("hub/log/1".to_owned()));
+
+        // a field of the record that this release does not know: 1000, varint 1
+        let further = [known.clone(), vec![0xc0, 0x3e, 1]].concat();
+        // one inside its event, whose length is one byte
+        let mut within = known.clone();
+        let length = within.iter().position(|byte| *byte == opened_bytes(&record)).expect("its length");
+        within[length] += 3;
+        within.extend([0xc0, 0x3e, 1]);
+        // a kind of event that it does not know: field 500, an empty message
+        let kind = [Record { event: None, ..record.clone() }.encode_to_vec(), vec![0xa2, 0x1f, 0]].concat();
+        let none = Record { event: None, ..record }.encode_to_vec();
+        for (what, bytes) in
+            [("a field", further), ("a field within", within), ("a kind", kind), ("none", none)]
+        {
+            assert!(Record::decode(Bytes::from(bytes.clone())).is_ok(), "{what} can be read");
+            let refused = replayed(bytes).expect_err(what);
+            assert!(refused.contains("use the release that wrote it"), "{what}: {refused}");
+        }
+        assert!(replayed(known[..known.len() - 1].to_vec()).is_err(), "what cannot be read");
+    }
+
+    fn opened_bytes(record: &Record) -> u8 {
+        let Some(Event::LogOpened(opened)) = &record.event else { panic!("it opens a log") };
+        u8::try_from(opened.encoded_len()).expect("a short one")
+    }
 }

@@ -27,6 +27,8 @@ use crate::{
     state::JournalLost,
 };
 
+/// The version of these files, which do not say it themselves.
+pub const FORMAT_VERSION: u32 = 1;
 const HASH_BYTES: usize = 32;
 /// How the files' names begin.
 const LEVEL: &str = "level-";

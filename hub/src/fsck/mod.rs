@@ -91,6 +91,7 @@ pub fn run(stores: Stores<'_>) -> io::Result<Report> {
 /// As [`run`].
 pub fn look(stores: Stores<'_>, now_ms: Millis) -> io::Result<(Report, Option<MemoryState>)> {
     let Stores { data, disk, verifier, progress } = stores;
+    crate::formats::check(&*disk, data)?;
     let dir = data.join("journal");
     // a damaged journal is named by its place, further down
     let logs = journal::logs(&*disk, &dir).unwrap_or_default();
@@ -144,13 +145,16 @@ pub fn look(stores: Stores<'_>, now_ms: Millis) -> io::Result<(Report, Option<Me
 }
 
 /// Replays a batch into a state.
-fn replay(state: &dyn State, batch: &Batch) -> Result<(), prost::DecodeError> {
+fn replay(state: &dyn State, batch: &Batch) -> io::Result<()> {
     let changes = read_once(state, |read| {
         let mut draft = Draft::new(read);
         for entry in &batch.entries {
-            machine::apply(&mut draft, entry)?;
+            let outcome = crate::commit::replay(&mut draft, entry);
+            outcome.map_err(|error| {
+                io::Error::new(error.kind(), format!("record {}: {error}", entry.sequence))
+            })?;
         }
-        Ok::<_, prost::DecodeError>(draft.into_changes())
+        Ok::<_, io::Error>(draft.into_changes())
     })?;
     state.publish(changes, batch.commit.size);
     Ok(())

@@ -17,6 +17,7 @@ pub mod segments;
 pub(crate) mod tests;
 
 pub use erase::Eraser;
+pub use format::VERSION as FORMAT_VERSION;
 pub use logs::{Log, logs};
 pub use scan::{Incomplete, OpenError, SegmentFile};
 pub use segments::SegmentJournal;

@@ -34,11 +34,11 @@ pub fn apply(draft: &mut Draft<'_>, entry: &Entry) -> Result<(), prost::DecodeEr
     apply_record(draft, &record, entry)
 }
 
-pub(super) fn apply_record(
-    draft: &mut Draft<'_>,
-    record: &Record,
-    entry: &Entry,
-) -> Result<(), prost::DecodeError> {
+/// The same for a record that was decoded already.
+///
+/// # Errors
+/// As [`apply`].
+pub fn apply_record(draft: &mut Draft<'_>, record: &Record, entry: &Entry) -> Result<(), prost::DecodeError> {
     let mut meta: Meta = row(draft, &key::meta()).unwrap_or_default();
     meta.last_recorded_unix_ms = record.recorded_unix_ms;
     for place in &record.feeds {

@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 use super::hash_pair;
 
 /// The layout of our own files and of the marker; another one is rebuilt.
-pub(super) const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 1;
 
 /// A hash of a set of pairs, whatever their order: the sum of their hashes.
 /// It finds damage; it is not meant to withstand somebody who forges pairs.

@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 use tracing::info;
 
 pub use draft::Draft;
+pub use fingerprint::FORMAT_VERSION;
 pub use sled::{Found, Options, SledState, ahead, distrust, open};
 pub use snapshot::Taken;
 

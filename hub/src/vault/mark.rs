@@ -13,6 +13,8 @@ use sha2::{
 
 use super::{Disk, DiskFile};
 
+/// The version that this release writes; it reads all up to it.
+pub const VERSION: u32 = 2;
 /// A mark on disk, little-endian: magic "AXM2", CRC-32 of what follows, size,
 /// committed, touched (8 bytes each), SHA-256 of the committed bytes, the
 /// hasher after them (104 bytes, as `sha2` 0.11 writes it). Version 1 ends
@@ -20,7 +22,7 @@ use super::{Disk, DiskFile};
 const MARK_BYTES: usize = HASHER_AT + HASHER_BYTES;
 const HASHER_AT: usize = 64;
 const HASHER_BYTES: usize = 104;
-const MAGIC: [u8; 4] = *b"AXM2";
+const MAGIC: [u8; 4] = [b'A', b'X', b'M', b'0' + VERSION as u8];
 const MAGIC_V1: [u8; 4] = *b"AXM1";
 /// Marks are in sectors of their own: a torn write takes one at most.
 const OFFSETS: [u64; 2] = [0, 512];

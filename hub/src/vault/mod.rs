@@ -37,6 +37,7 @@ mod mark;
 mod upload;
 
 pub use document::{Document, VerifyingReader};
+pub use mark::VERSION as MARK_VERSION;
 pub use upload::Upload;
 
 use mark::{Mark, Marks};
