@@ -10,13 +10,16 @@ use std::{
 };
 
 use anyhow::Context as _;
-use axis_client::{Error, KnownLogs, LogProblem, Outcome, Outgoing, ReceiveOptions, quiet, receipt};
+use axis_client::{
+    Error, FeedOptions, KnownLogs, LogProblem, Outcome, Outgoing, ReceiveOptions, quiet, receipt,
+};
+use axis_hub::{clock::Clock, limits::DAY_MS};
 use axis_proto::{
     envelope::v1::RejectionReason,
     hub::v1::DeliveryState,
     id::{AgencyCode, EnvelopeId},
 };
-use axis_tests::{HubProcess, Ministry, binary, code, copy, eventually, seed};
+use axis_tests::{HubProcess, Ministry, TestHub, binary, code, copy, eventually, seed};
 
 /// What a ministry's system was shown: envelope and recipient, each time.
 type Shown = Arc<Mutex<Vec<(EnvelopeId, AgencyCode)>>>;
@@ -341,6 +344,165 @@ async fn a_hub_that_goes_back_without_a_word_is_not_believed() -> anyhow::Result
     })
     .await;
     vpcp.client.track(&vpcp.agency(), &sent.envelope_id).await?;
+    hub.finish().await?;
+    Ok(())
+}
+
+/// The numbers that this home's feed goes on with, each with the log of its
+/// receipt.
+async fn read_on(ministry: &Ministry) -> anyhow::Result<Vec<(u64, String)>> {
+    let mut feed = ministry.client.feed(FeedOptions::default()).await?;
+    let mut read = Vec::new();
+    while let Some(item) = feed.next().await {
+        let item = item?;
+        let log = item.receipt.proof.split_once("\n\n").context("a checkpoint")?.1;
+        read.push((item.feed_sequence, log.lines().next().unwrap_or_default().to_owned()));
+    }
+    Ok(read)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_feed_is_read_again_from_where_the_restored_hub_gives_numbers_anew() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let older = folder.path().join("older");
+    let mut hub = TestHub::start().await?;
+    let vpcp = hub.ministry("vpcp", &["G22"]).await?;
+    let byt = hub.ministry("byt", &["G18"]).await?;
+    for _ in 0..3 {
+        vpcp.send(vpcp.letter(&["G18"], "Trước")).await?;
+    }
+    let settle = async |count: usize| {
+        let mut deliveries = byt.follow().await?;
+        for _ in 0..count {
+            byt.next(&mut deliveries).await?.ack("").await?;
+        }
+        anyhow::Ok(())
+    };
+    settle(2).await?;
+    let before = read_on(&vpcp).await?;
+    hub.stop().await;
+    copy(&hub.path(), &older)?;
+    hub.resume().await?;
+    for _ in 0..4 {
+        vpcp.send(vpcp.letter(&["G18"], "Sau")).await?;
+    }
+    settle(4).await?;
+    let lost = read_on(&vpcp).await?;
+    let held = before.last().context("entries")?.0;
+    assert_eq!(lost.first().map(|(number, _)| *number), Some(held + 1), "it goes on where it was left");
+    assert!(lost.len() > 4);
+
+    hub.stop().await;
+    let old = hub.restore(&older)?;
+    hub.resume().await?;
+    // its cursor is behind numbers that are given anew
+    eventually("what was lost is offered again", async || {
+        vpcp.client.reconcile(&quiet).await.is_ok_and(|report| report.is_some_and(|it| it.accepted == 4))
+    })
+    .await;
+    let anew = read_on(&vpcp).await?;
+    let numbers: Vec<u64> = anew.iter().map(|(number, _)| *number).collect();
+    let expected: Vec<u64> = (held + 1..).take(anew.len()).collect();
+    assert_eq!(numbers, expected, "from the first that the backup lacks, each once");
+    assert!(anew.len() >= 4 && anew.iter().all(|(_, log)| *log == hub.verifier().origin()), "{anew:?}");
+    assert!(lost.iter().chain(&before).all(|(_, log)| *log == old.origin()));
+    assert!(read_on(&vpcp).await?.is_empty(), "once");
+    hub.finish().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_old_when_the_hub_is_restored_is_named_and_given_up() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let older = folder.path().join("older");
+    let mut hub = TestHub::start_with(Clock::manual(Clock::system().now_ms())).await?;
+    let vpcp = hub.ministry("vpcp", &["G22"]).await?;
+    let _byt = hub.ministry("byt", &["G18"]).await?;
+    let held = vpcp.send(vpcp.letter(&["G18"], "Trước")).await?;
+    hub.stop().await;
+    copy(&hub.path(), &older)?;
+    hub.resume().await?;
+    let lost = vpcp.send(vpcp.letter(&["G18"], "Sau")).await?;
+    hub.stop().await;
+    hub.restore(&older)?;
+    hub.resume().await?;
+    hub.clock().advance(31 * DAY_MS);
+
+    let report = vpcp.client.reconcile(&quiet).await?.context("the hub was restored")?;
+    assert_eq!((report.accepted, report.known, report.failed), (0, 0, 1), "{report:?}");
+    let offered = &report.offered[0];
+    assert_eq!(offered.envelope_id, lost.envelope_id, "what the backup holds is not offered");
+    let Outcome::Refused { reason, lasting, .. } = &offered.outcome else { panic!("{offered:?}") };
+    assert_eq!((reason.as_str(), *lasting), ("STALE", true));
+    assert!(report.complete && !vpcp.client.reconcile_due()?, "trying again cannot help");
+    vpcp.client.track(&vpcp.agency(), &held.envelope_id).await?;
+    assert!(vpcp.client.track(&vpcp.agency(), &lost.envelope_id).await.is_err());
+    // what it had been told stays, and says that the hub lacks it
+    let sent = vpcp.client.sent(&lost.envelope_id)?.context("it is kept")?;
+    assert_eq!(sent.receipt, lost.receipt);
+
+    // people are told the same, with a status of its own
+    let output = Command::new(binary("axis")?)
+        .args(["--home", text(vpcp.home()), "--lang", "en", "reconcile"])
+        .output()?;
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{words}");
+    assert!(words.contains(&lost.envelope_id.to_string()), "{words}");
+    hub.finish().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_restore_everything_says_which_log_it_is_in() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let older = folder.path().join("older");
+    let mut hub = TestHub::start().await?;
+    let vpcp = hub.ministry("vpcp", &["G22"]).await?;
+    let _byt = hub.ministry("byt", &["G18"]).await?;
+    let held = vpcp.send(vpcp.letter(&["G18"], "Trước")).await?;
+    hub.stop().await;
+    copy(&hub.path(), &older)?;
+    hub.resume().await?;
+    let lost = vpcp.send(vpcp.letter(&["G18"], "Sau")).await?;
+    hub.stop().await;
+    let old = hub.restore(&older)?;
+    hub.resume().await?;
+    let new = hub.verifier();
+
+    let axis = |arguments: &[&str]| -> anyhow::Result<serde_json::Value> {
+        let home = ["--home", text(vpcp.home()), "--json"];
+        let output = Command::new(binary("axis")?).args(home).args(arguments).output()?;
+        let words = String::from_utf8_lossy(&output.stderr).into_owned();
+        anyhow::ensure!(output.status.success(), "{words}");
+        Ok(serde_json::from_slice(&output.stdout)?)
+    };
+    axis(&["reconcile"])?;
+    // another process of the home has met the new log
+    vpcp.client.info().await?;
+    for sent in [&held, &lost] {
+        let tracked = axis(&["track", &sent.envelope_id.to_string()])?;
+        assert_eq!(tracked["log"], new.origin(), "{tracked}");
+    }
+    let file = |name: &str, receipt: &axis_proto::record::v1::Receipt| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, receipt::to_json(receipt)).map(|()| path)
+    };
+    // the log that signed it, and whether the hub still has it
+    let again = vpcp.client.sent(&lost.envelope_id)?.context("it is kept")?;
+    for (name, receipt, log, is_lost) in [
+        ("held.json", &held.receipt, &old, false),
+        ("lost.json", &lost.receipt, &old, true),
+        ("again.json", &again.receipt, &new, false),
+    ] {
+        let verified = axis(&["verify", text(&file(name, receipt)?)])?;
+        assert_eq!((&verified["log"], &verified["valid"]), (&log.origin().into(), &true.into()), "{name}");
+        assert_eq!(verified["lost_by_restore"], is_lost, "{name}: {verified}");
+    }
+    // also what the hub shows of a record that the backup held
+    let shown = vpcp.client.receipt(held.sequence, None).await?;
+    receipt::verify(&shown, &old)?;
+    let tracked = vpcp.client.track(&vpcp.agency(), &lost.envelope_id).await?;
+    receipt::verify(&vpcp.client.receipt(tracked.accepted_sequence, None).await?, &new)?;
     hub.finish().await?;
     Ok(())
 }

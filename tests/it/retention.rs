@@ -1,7 +1,11 @@
 //! What leaves a running hub, and what stays: after its time, and at once.
 
-use std::path::Path;
+use std::{
+    path::{Path, PathBuf},
+    process::{Command as Process, Output, Stdio},
+};
 
+use anyhow::Context as _;
 use axis_client::quiet;
 use axis_hub::{
     archive,
@@ -18,7 +22,7 @@ use axis_proto::{
     id::EnvelopeId,
     record::v1::{ErasureCause, Settlement},
 };
-use axis_tests::{Ministry, Raw, TestHub, eventually, refusal_of};
+use axis_tests::{HubProcess, Ministry, Raw, TestHub, binary, eventually, refusal_of, seed};
 use bytes::Bytes;
 
 /// A hub whose clock the test moves, and which keeps things for as short as
@@ -89,7 +93,9 @@ fn archived(data: &Path, hub: &TestHub) -> anyhow::Result<()> {
     files.sort();
     anyhow::ensure!(files.len() == 2, "the one that was ended, and the last");
     let (tree, verifier) = (data.join("tree"), hub.verifier());
-    let look = |files: &[std::path::PathBuf], tree| archive::verify(&RealDisk, files, Some(&verifier), tree);
+    let look = |files: &[std::path::PathBuf], tree| {
+        archive::verify(&RealDisk, files, std::slice::from_ref(&verifier), tree)
+    };
     let both = look(&files, None)?;
     assert!(both.roots_proven && both.signatures_proven && both.erased > 0 && both.cargo > 0);
     let alone = look(&files[1..], None)?;
@@ -288,6 +294,225 @@ async fn a_spill_is_purged_by_two_people_and_leaves_no_byte() -> anyhow::Result<
     let again = raw.submission().submit(submit).await?.into_inner();
     assert!(again.duplicate && again.receipt == small.receipt && again.erased_unix_ms == 0);
     assert!(holds(&data, b"LO-MAT-TEP-NHO")?);
+    hub.finish().await?;
+    Ok(())
+}
+
+/// `axis-hub` as somebody who logged in with this number, whoever runs it.
+fn by_person(login: u32, dir: &Path, arguments: &[&str]) -> anyhow::Result<Process> {
+    let mut process = Process::new("sh");
+    let script = format!("echo {login} > /proc/self/loginuid && exec \"$0\" \"$@\"");
+    process.args(["-c", &script]).arg(binary("axis-hub")?).arg("--dir").arg(dir).args(arguments);
+    process.env("LC_ALL", "C").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    Ok(process)
+}
+
+/// Whether the kernel remembers who logged in, and lets us say it.
+fn has_logins() -> bool {
+    let script = "echo 4001 > /proc/self/loginuid && test \"$(cat /proc/self/loginuid)\" = 4001";
+    let said = Process::new("sh").args(["-c", script]).stderr(Stdio::null()).status();
+    said.is_ok_and(|status| status.success())
+}
+
+fn words_of(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Copies of the journal's files, as an archive keeps them.
+fn archive_of(data: &Path, archive: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    std::fs::create_dir_all(archive)?;
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(data.join("journal"))? {
+        let entry = entry?;
+        let path = archive.join(entry.file_name());
+        std::fs::copy(entry.path(), &path)?;
+        files.push(path);
+    }
+    Ok(files)
+}
+
+/// What `axis-hub archive verify --json` says of files.
+fn archive_verify(files: &[PathBuf], more: &[&str]) -> anyhow::Result<serde_json::Value> {
+    let output = Process::new(binary("axis-hub")?)
+        .args(["archive", "verify", "--json"])
+        .args(files)
+        .args(more)
+        .output()?;
+    anyhow::ensure!(output.status.success(), "{}", words_of(&output));
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broadcast_is_purged_by_two_commands_although_the_hub_is_killed_meanwhile() -> anyhow::Result<()> {
+    if !has_logins() {
+        println!("skipped: the kernel does not let us say who logged in (/proc/self/loginuid)");
+        return Ok(());
+    }
+    let mut random = fastrand::Rng::with_seed(seed());
+    let mut hub = HubProcess::start().await?;
+    let vpcp = hub.ministry("vpcp", &["G22"]).await?;
+    let byt = hub.ministry("byt", &["G18"]).await?;
+    let codes: Vec<String> = (0..90).map(|number| format!("H{number:02}")).collect();
+    let codes: Vec<&str> = codes.iter().map(String::as_str).collect();
+    let _provinces = hub.ministry("tinh", &codes).await?;
+    axis_tests::admin::add_everyone(&mut hub.admin().await?, "tat-ca").await?;
+    let letter = vpcp.letter(&[], "LO-MAT-TRICH-YEU").group("tat-ca".parse()?);
+    let spilt = vpcp.send(letter.bytes("a.bin", large("LO-MAT-TEP-LON"))).await?;
+    let mut deliveries = byt.follow().await?;
+    byt.next(&mut deliveries).await?.ack("LO-MAT-PHUC-DAP").await?;
+    drop(deliveries);
+    let other = vpcp.send(vpcp.letter(&["G18"], "KHONG-MAT")).await?;
+    let (dir, data) = (hub.path(), hub.path().join("data"));
+    let secrets = ["LO-MAT-TRICH-YEU", "LO-MAT-TEP-LON", "LO-MAT-PHUC-DAP"];
+    for secret in secrets {
+        assert!(holds(&data, secret.as_bytes())?, "{secret}");
+    }
+    let folder = tempfile::tempdir()?;
+    let key = hub.verifier().verifier_key();
+    let whole = archive_verify(&archive_of(&data, &folder.path().join("before"))?, &["--key", &key])?;
+    assert_eq!((&whole["erased"], &whole["roots_proven"]), (&0.into(), &true.into()));
+
+    let id = spilt.envelope_id.to_string();
+    let purge =
+        |what: &str| -> Vec<String> { ["purge", what, &id, "--sender", "G22"].map(str::to_owned).to_vec() };
+    let run = |login: u32, arguments: Vec<String>| -> anyhow::Result<Output> {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        Ok(by_person(login, &dir, &arguments)?.output()?)
+    };
+    let remark = ["--remark", "lộ bí mật"].map(str::to_owned);
+    let asked = run(4_001, [purge("request"), remark.to_vec()].concat())?;
+    assert!(asked.status.success(), "{}", words_of(&asked));
+    let same = run(4_001, purge("confirm"))?;
+    assert!(!same.status.success() && words_of(&same).contains("SECOND_OPERATOR"), "{}", words_of(&same));
+    assert!(holds(&data, b"LO-MAT-TRICH-YEU")?);
+
+    // killed at any moment; whoever types the same again goes on with what is left
+    for kill in 0..3 {
+        let arguments = purge("confirm");
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let mut confirming = by_person(4_002, &dir, &arguments)?.spawn()?;
+        let moment = std::time::Duration::from_millis(random.u64(5..60 * (kill + 1)));
+        let until = std::time::Instant::now() + moment;
+        eventually("the moment has come", async || std::time::Instant::now() >= until).await;
+        hub.kill()?;
+        confirming.wait()?;
+        hub.resume().await?;
+    }
+    let confirmed = run(4_002, [purge("confirm"), vec!["--json".to_owned()]].concat())?;
+    assert!(confirmed.status.success(), "{}", words_of(&confirmed));
+    let report: serde_json::Value = serde_json::from_slice(&confirmed.stdout)?;
+    let recipients = report["returned"].as_u64().context("a number")? + 1;
+    assert!(recipients > 90 && report["taken"] == 1, "{report}");
+    assert!(words_of(&confirmed).contains("not within reach"), "{}", words_of(&confirmed));
+    for secret in secrets {
+        assert!(!holds(&data, secret.as_bytes())?, "{secret}");
+    }
+    assert!(holds(&data, b"KHONG-MAT")?);
+
+    let axis = |arguments: &[&str]| -> anyhow::Result<serde_json::Value> {
+        let home = vpcp.home().to_str().expect("temporary paths are UTF-8");
+        let output =
+            Process::new(binary("axis")?).args(["--home", home, "--json"]).args(arguments).output()?;
+        anyhow::ensure!(output.status.success(), "{}", words_of(&output));
+        Ok(serde_json::from_slice(&output.stdout)?)
+    };
+    let tracked = axis(&["track", &id])?;
+    assert!(tracked["erased"].is_string() && tracked["settled_count"] == recipients, "{tracked}");
+    assert!(axis(&["track", &other.envelope_id.to_string()])?["erased"].is_null());
+
+    // what is archived now says that content was erased, and proves all the rest
+    hub.terminate().await?;
+    let report = hub.check()?;
+    assert_eq!((report.counts.envelopes, report.counts.settled), (2, recipients));
+    let after = archive_verify(&archive_of(&data, &folder.path().join("after"))?, &["--key", &key])?;
+    assert!(after["erased"].as_u64() >= Some(3) && after["cargo"].as_u64() > Some(0), "{after}");
+    assert_eq!((&after["roots_proven"], &after["signatures_proven"]), (&true.into(), &true.into()));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_taken_across_a_restore_verifies_offline() -> anyhow::Result<()> {
+    let mut hub = HubProcess::start().await?;
+    let vpcp = hub.ministry("vpcp", &["G22"]).await?;
+    let _byt = hub.ministry("byt", &["G18"]).await?;
+    let folder = tempfile::tempdir()?;
+    let backup = folder.path().join("backup");
+    vpcp.send(vpcp.letter(&["G18"], "Trước")).await?;
+    hub.back_up(&backup)?;
+    vpcp.send(vpcp.letter(&["G18"], "Mất")).await?;
+    let old = hub.lose_and_restore(&backup)?;
+    hub.resume().await?;
+    vpcp.send(vpcp.letter(&["G18"], "Sau")).await?;
+    let (data, keys) = (hub.path().join("data"), [old.verifier_key(), hub.verifier().verifier_key()]);
+    hub.terminate().await?;
+    hub.check()?;
+
+    let files = archive_of(&data, &folder.path().join("archive"))?;
+    assert!(files.len() > 1);
+    let both = ["--key", &keys[0], "--key", &keys[1]];
+    let found = archive_verify(&files, &both)?;
+    assert_eq!(found["logs"], 2, "{found}");
+    assert_eq!((&found["roots_proven"], &found["signatures_proven"]), (&true.into(), &true.into()));
+    assert_eq!(archive_verify(&files, &[])?["logs"], 2, "who follows whom needs no key");
+    for key in &keys {
+        let error = archive_verify(&files, &["--key", key]).expect_err("a key is missing").to_string();
+        assert!(error.contains("none of the keys is that of log"), "{error}");
+    }
+    // the new log alone, with the tree
+    let mut sorted = files.clone();
+    sorted.sort();
+    let tree = data.join("tree");
+    let tree = tree.to_str().expect("temporary paths are UTF-8");
+    let alone = archive_verify(&sorted[1..], &["--key", &keys[1], "--tree", tree])?;
+    assert_eq!((&alone["roots_proven"], &alone["logs"]), (&true.into(), &1.into()), "{alone}");
+
+    // files of another hub do not follow it, whatever their names say
+    let mut other = HubProcess::start().await?;
+    other.terminate().await?;
+    let strange = archive_of(&other.path().join("data"), &folder.path().join("strange"))?;
+    let renamed = folder.path().join("strange").join(sorted[1].file_name().expect("a name"));
+    std::fs::rename(&strange[0], &renamed)?;
+    let error = archive_verify(&[sorted[0].clone(), renamed], &[]).expect_err("another log's").to_string();
+    assert!(error.contains("journal "), "{error}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fsck_misses_a_document_for_as_long_as_an_envelope_names_it() -> anyhow::Result<()> {
+    let mut hub = forgetful().await?;
+    let vpcp = hub.ministry("vpcp", &["G22"]).await?;
+    let byt = hub.ministry("byt", &["G18"]).await?;
+    let file = large("ten-goi");
+    let digest = axis_proto::id::Digest::of(&file).to_string();
+    vpcp.send(vpcp.letter(&["G18"], "Có tệp").bytes("a.bin", file.clone())).await?;
+    let mut deliveries = byt.follow().await?;
+    byt.next(&mut deliveries).await?.ack("").await?;
+    drop(deliveries);
+    hub.stop().await;
+    // settled: nobody needs it any more, but the envelope still names it
+    let object = hub.path().join("data/vault/objects").join(&digest[..2]).join(&digest);
+    let wrong = || -> anyhow::Result<Vec<String>> {
+        let report = axis_hub::fsck::run(axis_hub::fsck::Stores {
+            data: &hub.path().join("data"),
+            disk: RealDisk::shared(),
+            verifier: hub.verifier(),
+            progress: &mut |_| {},
+        })?;
+        Ok(report.violations.into_iter().map(|violation| violation.what).collect())
+    };
+    assert_eq!(wrong()?, Vec::<String>::new());
+    std::fs::write(&object, &file[1..])?;
+    assert_eq!(wrong()?, [format!("document {digest} has {} bytes, not {}", file.len() - 1, file.len())]);
+    std::fs::remove_file(&object)?;
+    let missing = wrong()?;
+    assert!(missing.len() == 1 && missing[0].contains(&digest), "{missing:?}");
+
+    // once its content is erased nothing names it
+    hub.resume().await?;
+    hub.clock().advance(DAY_MS);
+    let context = hub.hub().context().clone();
+    eventually("it is erased", async || context.read(|read| query::documents_named(read).is_empty())).await;
+    drop(context);
     hub.finish().await?;
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use axis_hub::{
+    backup::{self, RestoreOptions},
     clock::Clock,
     config::{Config, Listen},
     disk::RealDisk,
@@ -111,6 +112,22 @@ impl TestHub {
         pin_ports(&self.path())?;
         self.hub = Some(hub);
         Ok(())
+    }
+
+    /// Loses its disk but for the keys, and restores a backup, or an old copy
+    /// of its directory, in its place. It must not run, and is not started;
+    /// returns the verifier of the log before.
+    pub fn restore(&mut self, backup: &Path) -> anyhow::Result<CheckpointVerifier> {
+        anyhow::ensure!(self.hub.is_none(), "it runs");
+        let lost = TempDir::new_in(self.dir.path())?;
+        let lost = lost.path().join("hub");
+        std::fs::rename(self.path(), &lost)?;
+        let (backup, keys) = (backup.to_owned(), Some(lost.join("keys")));
+        let options = RestoreOptions { backup, dir: self.path(), keys, new_key: false };
+        let restored = backup::restore(&options, &self.clock, &mut |_| {})?;
+        let before = self.verifier();
+        self.verifier_key = restored.log_verifier_key;
+        Ok(before)
     }
 
     /// Stops it and looks at everything it holds.

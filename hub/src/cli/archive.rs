@@ -11,10 +11,11 @@ use super::{
 
 /// `axis-hub archive …`
 pub fn archive(command: ArchiveCommand) -> Result<()> {
-    let ArchiveCommand::Verify { files, key, tree, output } = command;
-    let verifier = key.map(|key| CheckpointVerifier::parse(&key)).transpose();
-    let verifier = verifier.map_err(|error| Failure::new(format!("--key: {error}")))?;
-    let found = archive::verify(&RealDisk, &files, verifier.as_ref(), tree.as_deref())
+    let ArchiveCommand::Verify { files, keys, tree, output } = command;
+    let verifiers: std::result::Result<Vec<_>, _> =
+        keys.iter().map(|key| CheckpointVerifier::parse(key)).collect();
+    let verifiers = verifiers.map_err(|error| Failure::new(format!("--key: {error}")))?;
+    let found = archive::verify(&RealDisk, &files, &verifiers, tree.as_deref())
         .map_err(|error| Failure::damaged(error.to_string()))?;
     if output.json {
         json::put(&serde_json::to_value(&found).map_err(|error| Failure::new(error.to_string()))?);

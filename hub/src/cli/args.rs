@@ -492,9 +492,10 @@ pub enum ArchiveCommand {
         #[arg(required = true)]
         files: Vec<PathBuf>,
         /// The verifier key that `axis-hub init` printed; checks the signatures
-        /// of the checkpoints.
-        #[arg(long, value_name = "VKEY")]
-        key: Option<String>,
+        /// of the checkpoints. Give it again with that of each log that
+        /// `axis-hub restore` began.
+        #[arg(long = "key", value_name = "VKEY")]
+        keys: Vec<String>,
         /// A copy of the tree's directory (`data/tree`), for files that do not
         /// begin with the first record; proves that they belong to the log.
         #[arg(long, value_name = "DIR")]

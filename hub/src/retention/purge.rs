@@ -167,3 +167,6 @@ impl Retention {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -53,6 +53,7 @@ struct Found {
     sees_all: bool,
     visible: Vec<Tracked>,
     next: u32,
+    log_origin: String,
 }
 
 /// Where an envelope is, as far as `viewer` may see; operators, who are no
@@ -75,7 +76,7 @@ pub fn track(context: &Context, request: &TrackRequest, viewer: Option<&SystemId
                 return None;
             }
             let (visible, next) = query::track(read, sequence, first, max, only);
-            Some(Found { sequence, row, sees_all, visible, next })
+            Some(Found { sequence, row, sees_all, visible, next, log_origin: query::meta(read).origin })
         })
         .ok_or_else(|| Error::invalid("envelope_id", Reason::NotFound, id))?;
 
@@ -104,6 +105,7 @@ pub fn track(context: &Context, request: &TrackRequest, viewer: Option<&SystemId
         erased_unix_ms: row.erased_unix_ms,
         erasure_cause: row.erasure_cause,
         erased_sequence: row.erased_sequence,
+        log_origin: found.log_origin.clone(),
     })
 }
 

@@ -667,6 +667,7 @@ fn tracked_json(track: &TrackResponse, sender: &AgencyCode, id: &EnvelopeId) -> 
         "envelope_id": id.to_string(),
         "sender": sender.as_str(),
         "accepted_sequence": track.accepted_sequence,
+        "log": track.log_origin,
         "accepted": time_json(track.accepted_unix_ms),
         "expires": time_json(track.expires_unix_ms),
         "recipient_count": track.recipient_count,

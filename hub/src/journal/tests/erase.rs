@@ -2,7 +2,7 @@
 //! comes and whoever reads meanwhile.
 
 use super::*;
-use crate::journal::erase::Removed;
+use crate::{disk::memory::Synced, journal::erase::Removed};
 
 /// Segments of batches with cargo; returns what was appended.
 fn filled(disk: &MemoryDisk) -> (SegmentJournal, Vec<Batch>) {
@@ -80,37 +80,58 @@ fn what_was_erased_is_gone_and_all_else_is_as_it_was() {
     assert_eq!(shown, left);
 }
 
+/// Erases on a disk that is cut off after so many operations, and looks at
+/// what the next opening finds: whether the erasure had ended, and whether it
+/// is there. A sync may be left out, as if the code had forgotten it.
+fn cut_off(seed: u64, operation: u64, left_out: Option<(Synced, &str)>) -> (bool, bool) {
+    let disk = MemoryDisk::default();
+    let (journal, batches) = filled(&disk);
+    let eraser = journal.eraser();
+    let place = eraser.segments()[1];
+    if let Some((what, containing)) = left_out {
+        disk.leave_out(what, containing);
+    }
+    disk.fail_after(operation);
+    let done = eraser.erase(place.first_sequence, &mut choose).is_ok();
+    drop((eraser, journal));
+    let mut random = fastrand::Rng::with_seed(seed * 1_000 + operation);
+    disk.crash(|below| random.usize(..below));
+    let mut journal = open(&disk).unwrap_or_else(|error| panic!("at {operation}: {error}"));
+    let held = all(&*journal.reader(), 0);
+    let new = without(&batches, place.first_sequence, place.end_sequence);
+    assert!(held == new || (!done && held == batches), "at operation {operation}, seed {seed}");
+    assert!(disk.list(Path::new(DIR)).unwrap().iter().all(|name| name.ends_with(".segment")));
+    // it goes on, and the rest is done again
+    journal.append(batch(journal.size(), &[7])).unwrap();
+    journal.eraser().erase(place.first_sequence, &mut choose).unwrap();
+    assert_eq!(all(&*journal.reader(), 0)[..batches.len()], new[..]);
+    (done, held == new)
+}
+
 #[test]
 fn a_crash_at_any_operation_leaves_the_old_segment_or_the_new_one() {
     let (mut crashes, mut news) = (0, 0);
     for seed in 0..3u64 {
         for operation in 0.. {
-            let disk = MemoryDisk::default();
-            let (journal, batches) = filled(&disk);
-            let eraser = journal.eraser();
-            let place = eraser.segments()[1];
-            disk.fail_after(operation);
-            let done = eraser.erase(place.first_sequence, &mut choose).is_ok();
-            drop((eraser, journal));
-            let mut random = fastrand::Rng::with_seed(seed * 1_000 + operation);
-            disk.crash(|below| random.usize(..below));
-            let mut journal = open(&disk).unwrap_or_else(|error| panic!("at {operation}: {error}"));
-            let held = all(&*journal.reader(), 0);
-            let new = without(&batches, place.first_sequence, place.end_sequence);
-            assert!(held == new || (!done && held == batches), "at operation {operation}, seed {seed}");
-            assert!(disk.list(Path::new(DIR)).unwrap().iter().all(|name| name.ends_with(".segment")));
-            news += usize::from(held == new);
+            let (done, is_new) = cut_off(seed, operation, None);
+            news += usize::from(is_new);
             crashes += 1;
-            // it goes on, and the rest is done again
-            journal.append(batch(journal.size(), &[7])).unwrap();
-            journal.eraser().erase(place.first_sequence, &mut choose).unwrap();
-            assert_eq!(all(&*journal.reader(), 0)[..batches.len()], new[..]);
             if done {
                 break;
             }
         }
     }
     assert!(crashes > 15 && news >= 3 && news < crashes, "{news} of {crashes}");
+}
+
+#[test]
+fn each_sync_of_an_erasure_matters() {
+    for left_out in [(Synced::Data, ".new"), (Synced::Names, DIR)] {
+        // nothing fails: the power is cut behind the last operation
+        let broken = |seed: &u64| std::panic::catch_unwind(|| cut_off(*seed, 1_000, Some(left_out))).is_err();
+        assert!((0..20).any(|seed| broken(&seed)), "nothing breaks without the sync of {left_out:?}");
+        assert!((0..20).all(|seed| cut_off(seed, 1_000, None).0));
+    }
 }
 
 #[test]
