@@ -151,6 +151,12 @@ pub struct Quota {
 pub struct Patience {
     /// See [`limits::ANSWER_TIMEOUT`].
     pub answer: Duration,
+    /// See [`limits::MESSAGE_TIMEOUT`].
+    pub message: Duration,
+    /// See [`limits::KEEPALIVE_INTERVAL`].
+    pub keepalive_interval: Duration,
+    /// See [`limits::KEEPALIVE_TIMEOUT`].
+    pub keepalive: Duration,
     /// See [`limits::ENROLMENT_CONNECTION_LIFE`].
     pub enrolment_life: Duration,
     /// See [`limits::HANDSHAKE_TIMEOUT`].
@@ -235,6 +241,9 @@ impl Default for Patience {
     fn default() -> Self {
         Self {
             answer: limits::ANSWER_TIMEOUT,
+            message: limits::MESSAGE_TIMEOUT,
+            keepalive_interval: limits::KEEPALIVE_INTERVAL,
+            keepalive: limits::KEEPALIVE_TIMEOUT,
             enrolment_life: limits::ENROLMENT_CONNECTION_LIFE,
             handshake: limits::HANDSHAKE_TIMEOUT,
             greeting: limits::GREETING_TIMEOUT,

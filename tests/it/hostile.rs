@@ -4,31 +4,38 @@
 use std::{
     collections::HashMap,
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
 use axis_client::{Outgoing, ReceiveOptions, quiet};
-use axis_hub::{clock::Clock, config::Config, limits};
+use axis_hub::{
+    clock::Clock,
+    config::{self, Config},
+    limits,
+};
 use axis_proto::{
     admin::v1::SetSystemStateRequest,
     envelope::v1::Priority,
     hub::v1::{
-        Credit, GetInfoRequest, Reason, ReceiveRequest, ReceiveStart, SubmitRequest,
+        Credit, GetInfoRequest, Reason, ReceiveRequest, ReceiveStart, SubmitRequest, SubmitStreamRequest,
         hub_service_client::HubServiceClient, receive_request::Part as Say, receive_response::Part as Heard,
     },
-    record::v1::SystemState,
+    record::v1::{Record, SystemState},
 };
 use axis_tests::{
-    HubProcess, Ministry, PATIENCE, Raw, TestHub, admin,
-    frames::{END_HEADERS, END_STREAM, Frames, PREFACE, call, frame, header, kind},
+    HubProcess, Ministry, PATIENCE, Raw, TestHub, admin, eventually,
+    frames::{ACK, END_HEADERS, END_STREAM, Frames, PREFACE, call, frame, header, kind},
     refusal_of,
 };
 use bytes::Bytes;
+use prost::Message as _;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     sync::mpsc,
+    task::JoinSet,
     time::timeout,
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -334,6 +341,246 @@ async fn who_never_answers_or_never_reads_costs_its_own_credit() -> anyhow::Resu
     say.send(ReceiveRequest { part: Some(Say::Credit(Credit { deliveries: limits::CREDIT_MAX })) }).await?;
     situation.honest().await?;
     drop(held);
+    situation.hub.finish().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_submits_many_at_once_waits_behind_its_own() -> anyhow::Result<()> {
+    let situation = Situation::new(|_| {}).await?;
+    let verifying = situation.hub.hub().context().verifying.clone();
+    let cores = std::thread::available_parallelism()?.get();
+    // every turn is taken, so that what comes now waits
+    let mut held = Vec::new();
+    for _ in 0..cores {
+        held.push(verifying.take(&"somebody".parse()?).await?);
+    }
+    let hostile = Arc::new(Raw::at(situation.hostile.home(), "H53").await?);
+    let vpcp = Arc::new(Raw::at(situation.vpcp.home(), "G22").await?);
+    let submit = |raw: &Arc<Raw>| {
+        let raw = raw.clone();
+        async move {
+            let sealed_envelope = Some(raw.seal(&raw.envelope("G18", b"file")));
+            let request = SubmitRequest { sealed_envelope, documents: vec![Bytes::from_static(b"file")] };
+            let receipt =
+                raw.submission().submit(request).await?.into_inner().receipt.context("a receipt")?;
+            anyhow::Ok(Record::decode(receipt.record)?.sequence)
+        }
+    };
+    let many = 40 + 8 * cores;
+    let mut flood = JoinSet::new();
+    (0..many).for_each(|_| drop(flood.spawn(submit(&hostile))));
+    eventually("the flood waits", async || verifying.waiting() == many).await;
+    let honest = tokio::spawn(submit(&vpcp));
+    eventually("the honest waits behind it", async || verifying.waiting() == many + 1).await;
+    drop(held);
+    let honest = honest.await??;
+    let mut before = 0;
+    while let Some(sequence) = flood.join_next().await {
+        before += usize::from(sequence?? < honest);
+    }
+    assert!(before <= 4 * cores, "{before} of {many} came first");
+    situation.hub.finish().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_never_end_take_a_share_and_no_more() -> anyhow::Result<()> {
+    let situation = Situation::new(|_| {}).await?;
+    let mut frames = situation.frames().await?;
+    let length = (limits::REQUEST_BYTES_MAX - 16) as u32;
+    let begin = [&[0][..], &length.to_be_bytes(), &[10]].concat();
+    let fit = limits::REQUESTS_BYTES_PER_SYSTEM_MAX / length as usize;
+    for number in 0..fit as u32 + 1 {
+        frames.send(kind::HEADERS, END_HEADERS, 2 * number + 1, &call(SUBMIT)).await?;
+        frames.send(kind::DATA, 0, 2 * number + 1, &begin).await?;
+    }
+    // whichever of them is looked at last
+    let refused = timeout(PATIENCE, frames.until_kind(kind::HEADERS)).await?.context("an answer")?;
+    assert!(refused.flags & END_STREAM != 0, "one has no room: {refused:?}");
+    eventually("the others hold theirs", async || situation.taken() == fit * length as usize).await;
+    situation.honest().await?;
+    drop(frames);
+    eventually("what was never sent takes no room", async || situation.taken() == 0).await;
+    situation.hub.finish().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_or_headers_that_trickle_end() -> anyhow::Result<()> {
+    let situation = Situation::new(|config| {
+        config.patience.message = Duration::from_millis(500);
+        config.patience.keepalive_interval = Duration::from_millis(500);
+        config.patience.keepalive = Duration::from_secs(4);
+    })
+    .await?;
+    let info = |patience: config::Patience| (patience.message, patience.keepalive_interval, patience.answer);
+    let usual = (limits::MESSAGE_TIMEOUT, limits::KEEPALIVE_INTERVAL, limits::ANSWER_TIMEOUT);
+    assert_eq!(info(config::Patience::default()), usual, "what is short here is not short elsewhere");
+
+    // a message, a byte at a time, as fast as one is heard
+    let mut frames = situation.frames().await?;
+    frames.send(kind::HEADERS, END_HEADERS, 1, &call(SUBMIT)).await?;
+    let length = (limits::REQUEST_BYTES_MAX - 16) as u32;
+    frames.send(kind::DATA, 0, 1, &[&[0][..], &length.to_be_bytes()].concat()).await?;
+    let trickling = async {
+        for sent in 0..length {
+            frames.send(kind::DATA, 0, 1, &[10]).await?;
+            frames.send(kind::PING, 0, 0, &[7; 8]).await?;
+            loop {
+                let frame = frames.next().await.context("the connection stays")?;
+                match (frame.kind, frame.flags & ACK) {
+                    (kind::HEADERS, _) => return Ok(sent),
+                    (kind::PING, 0) => frames.send(kind::PING, ACK, 0, &frame.payload).await?,
+                    (kind::PING, _) => break,
+                    _ => {}
+                }
+            }
+        }
+        anyhow::bail!("it was taken")
+    };
+    let sent = timeout(PATIENCE, trickling).await.context("it goes on")??;
+    println!("a message was given up after {sent} bytes");
+    eventually("its room is given back", async || situation.taken() == 0).await;
+
+    // headers, a byte at a time: nothing else can come in between, so that
+    // nobody says that this connection lives
+    let mut frames = situation.frames().await?;
+    frames.raw(&frame(kind::HEADERS, 0, 1, &[0; 16_000])[..9]).await?;
+    let trickling = async {
+        while frames.raw(&[0]).await.is_ok() {
+            // what the hub asks meanwhile, or its end
+            if let Ok(None) = timeout(Duration::from_millis(20), frames.next()).await {
+                break;
+            }
+        }
+    };
+    timeout(PATIENCE, trickling).await.context("it is still held")?;
+    situation.honest().await?;
+    situation.hub.finish().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_whose_answers_nobody_reads_ends() -> anyhow::Result<()> {
+    let situation = Situation::new(|config| config.patience.answer = Duration::from_millis(700)).await?;
+    let raw = Raw::with_window(situation.hostile.home(), "H53", Some(16 * 1024)).await?;
+    let file = vec![7; 20_000];
+    let sealed = raw.seal(&raw.envelope("G18", &file));
+    let submission = SubmitRequest { sealed_envelope: Some(sealed), documents: vec![file.into()] };
+    let (say, said) = mpsc::channel(1);
+    let mut unread = raw.submission().submit_stream(ReceiverStream::new(said)).await?.into_inner();
+    let flood = async {
+        // the same again and again: answered each time, recorded once
+        let request = || SubmitStreamRequest { tag: 0, submission: Some(submission.clone()) };
+        while say.send(request()).await.is_ok() {}
+    };
+    let streams = || situation.hub.hub().context().metrics.streams_open();
+    let mut most = 0;
+    let watched = async {
+        // they pile up, then the hub gives them up and takes no more
+        eventually("answers wait for the caller", async || {
+            most = most.max(situation.taken());
+            most > 1_000_000
+        })
+        .await;
+        eventually("the stream is given up", async || streams() == 0).await;
+        eventually("what it held is given back", async || situation.taken() == 0).await;
+    };
+    tokio::select! {
+        () = watched => {}
+        () = async { flood.await; std::future::pending().await } => {}
+    }
+    assert!(most <= limits::SUBMIT_STREAM_BYTES_MAX + limits::REQUEST_BYTES_MAX, "{most}");
+    situation.honest().await?;
+    // who reads on after all hears what was answered, and then why no more
+    let mut answered = 0;
+    let refused = loop {
+        match timeout(PATIENCE, unread.message()).await? {
+            Ok(Some(_)) => answered += 1,
+            Ok(None) => anyhow::bail!("it ends as if all were answered"),
+            Err(status) => break status,
+        }
+    };
+    assert!(answered > 0);
+    assert_eq!(refusal_of(&refused).0, Some(Reason::Busy));
+    situation.hub.finish().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_stops_beside_streams_that_nobody_reads() -> anyhow::Result<()> {
+    let situation = Situation::new(|_| {}).await?;
+    for number in 0..30 {
+        let letter = situation.vpcp.letter(&["H53"], &format!("thư {number}")).bytes("tệp", vec![7; 50_000]);
+        situation.vpcp.send(letter).await?;
+    }
+    // nothing of what comes is ever read, and the window is small
+    let raw = Raw::with_window(situation.hostile.home(), "H53", Some(1_024)).await?;
+    let mut held = Vec::new();
+    for _ in 0..limits::RECEIVES_PER_SYSTEM_MAX {
+        let (say, said) = mpsc::channel(2);
+        let start = ReceiveStart { accounted_to: 0, credit: 2, lease_duration_ms: 0, ..Default::default() };
+        say.send(ReceiveRequest { part: Some(Say::Start(start)) }).await?;
+        held.push((say, raw.mailbox().receive(ReceiverStream::new(said)).await?.into_inner()));
+    }
+    let metrics = situation.hub.hub().context().metrics.clone();
+    eventually("all of them are open", async || metrics.streams_open() as usize == held.len()).await;
+    situation.honest().await?;
+    // what is under way is waited for, and not for longer than that
+    timeout(limits::DRAIN_TIMEOUT + PATIENCE, situation.hub.finish()).await.context("it never stops")??;
+    drop(held);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_at_the_operators_socket_ends_nothing() -> anyhow::Result<()> {
+    let situation = Situation::new(|_| {}).await?;
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let noise: Vec<u8> = (0..4_000).map(|_| random.u8(..)).collect();
+    let greeting = [PREFACE, &frame(kind::SETTINGS, 0, 0, &[])].concat();
+    let path = |method: &str| call(&format!("/axis.admin.v1.AdminService/{method}"));
+    let garbage = |method: &str| {
+        let headers = frame(kind::HEADERS, END_HEADERS, 1, &path(method));
+        let message = [&[0, 0, 0, 0, 200][..], &noise[..200]].concat();
+        [&greeting[..], &headers, &frame(kind::DATA, END_STREAM, 1, &message)].concat()
+    };
+    let mut all: Vec<Vec<u8>> = vec![
+        Vec::new(),
+        noise.clone(),
+        b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n".to_vec(),
+        [&greeting[..], &noise].concat(),
+        greeting[..30].to_vec(),
+        // a message of four gigabytes
+        [&greeting[..], &frame(kind::HEADERS, END_HEADERS, 1, &path("AddSystem"))].concat(),
+    ];
+    all[5].extend(frame(kind::DATA, 0, 1, &[0, 0xff, 0xff, 0xff, 0xff, 1]));
+    let methods = [
+        "GetStatus",
+        "AddSystem",
+        "ChangeDirectory",
+        "RevokeCertificate",
+        "RequestPurge",
+        "Backup",
+        "Nothing",
+    ];
+    all.extend(methods.map(garbage));
+    let socket = situation.hub.path().join("admin.sock");
+    for bytes in all {
+        let mut stream = tokio::net::UnixStream::connect(&socket).await?;
+        let _closed_already = stream.write_all(&bytes).await;
+        stream.shutdown().await?;
+        let _reset = timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await.context("it never ends")?;
+    }
+    let request = SetSystemStateRequest {
+        system_id: "hostile".into(),
+        state: SystemState::Suspended.into(),
+        remark: "kiểm tra".into(),
+    };
+    situation.hub.admin().await?.set_system_state(request).await?;
+    situation.honest().await?;
     situation.hub.finish().await?;
     Ok(())
 }

@@ -28,6 +28,8 @@ pub mod kind {
 
 /// Flag: the last frame of its stream.
 pub const END_STREAM: u8 = 1;
+/// Flag: the answer to a frame of this kind.
+pub const ACK: u8 = 1;
 /// Flag: the last frame of its headers.
 pub const END_HEADERS: u8 = 4;
 
@@ -99,6 +101,16 @@ impl Frames {
         loop {
             let frame = self.next().await?;
             if (frame.kind, frame.stream) == (kind, stream) {
+                return Some(frame);
+            }
+        }
+    }
+
+    /// The same on any stream.
+    pub async fn until_kind(&mut self, kind: u8) -> Option<Frame> {
+        loop {
+            let frame = self.next().await?;
+            if frame.kind == kind {
                 return Some(frame);
             }
         }

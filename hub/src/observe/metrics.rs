@@ -329,6 +329,11 @@ impl Metrics {
         OpenGuard::new(&self.0.streams)
     }
 
+    /// Streams that are open.
+    pub fn streams_open(&self) -> u32 {
+        u32::try_from(self.0.streams.get()).unwrap_or(0)
+    }
+
     /// Connections that are open.
     pub fn connections_open(&self) -> u32 {
         u32::try_from(self.0.connections.get()).unwrap_or(0)

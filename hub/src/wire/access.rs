@@ -76,11 +76,12 @@ where
         match admitted {
             Ok((under_way, caller)) => {
                 let (ctx, room) = (self.ctx.clone(), self.ctx.room.clone());
+                let patience = ctx.config.patience.message;
                 let many = takes_a_stream(request.uri().path());
                 let refuse = Box::new(move |error: &Error| ctx.status(error, language));
                 let mut taken = None;
                 let mut request = request.map(|body| {
-                    let body = Metered::new(body, room, caller.system.clone(), many, refuse);
+                    let body = Metered::new(body, room, caller.system.clone(), many, patience, refuse);
                     taken = Some(body.taken());
                     Body::new(body)
                 });

@@ -13,6 +13,7 @@ use super::{
     status,
 };
 use crate::{
+    admit::Ground,
     authenticate::{Caller, authenticate},
     error::{Error, Refusal, Result},
     limits,
@@ -98,6 +99,22 @@ impl Call {
     pub(super) fn spend_bytes(&self, bytes: usize) -> Result<()> {
         let cost = Cost { records: 0, bytes: bytes as u64 };
         self.context.quota.spend(self.system(), Lane::Ordinary, cost)
+    }
+
+    /// Runs what is work for the processor, when it is the caller's turn, and
+    /// where it holds up nobody's connection.
+    pub(super) async fn verifying<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self, Ground<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let turn = self.context.verifying.take(self.system()).await?;
+        let call = self.clone();
+        self.blocking(move |context| {
+            let _turn = turn;
+            let (hub_id, now_ms) = (context.config.hub_id.as_str(), context.now_ms());
+            work(&call, Ground { hub_id, state: &*context.state, now_ms })
+        })
+        .await
     }
 
     /// Runs what may wait for the disk.

@@ -405,13 +405,13 @@ impl AsyncWrite for Connection {
 }
 
 /// A gRPC server with our bounds; layers and services come on top.
-pub fn server() -> tonic::transport::Server {
+pub fn server(patience: &Patience) -> tonic::transport::Server {
     tonic::transport::Server::builder()
         .max_concurrent_streams(limits::STREAMS_PER_CONNECTION_MAX)
         .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
         .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
-        .http2_keepalive_interval(Some(limits::KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(limits::KEEPALIVE_TIMEOUT))
+        .http2_keepalive_interval(Some(patience.keepalive_interval))
+        .http2_keepalive_timeout(Some(patience.keepalive))
         .http2_max_header_list_size(limits::HEADER_LIST_BYTES_MAX)
         .http2_max_pending_accept_reset_streams(Some(limits::RESETS_PENDING_MAX))
         // if unset, tonic takes h2's own bound away
@@ -419,8 +419,8 @@ pub fn server() -> tonic::transport::Server {
 }
 
 /// The same for those who enrol, who are nobody yet and send one request.
-pub fn enrolment_server() -> tonic::transport::Server {
-    server()
+pub fn enrolment_server(patience: &Patience) -> tonic::transport::Server {
+    server(patience)
         .max_concurrent_streams(limits::ENROLMENT_STREAMS_MAX)
         .initial_stream_window_size(limits::ENROLMENT_WINDOW_BYTES)
         .initial_connection_window_size(limits::ENROLMENT_WINDOW_BYTES)

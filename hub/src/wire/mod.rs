@@ -18,6 +18,7 @@ pub mod status;
 pub mod submission;
 pub mod tls;
 pub mod track;
+pub mod turns;
 mod upload;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -80,6 +81,9 @@ pub struct Context {
     pub deliver: Deliver,
     /// Room for the bytes of requests.
     pub room: room::Room,
+    /// Turns at verifying, one for each core: signatures and digests are work
+    /// for the processor.
+    pub verifying: turns::Turns,
     /// What each system may cause in a day.
     pub quota: quota::Quota,
     /// Connections of systems, to be cut at once when they lose their right.
@@ -191,14 +195,14 @@ pub fn serve(
     let of_operators = UnixListenerStream::new(operators);
     tokio::spawn(renew(ctx.clone(), certificate));
 
-    let for_systems = listener::server()
+    let for_systems = listener::server(&ctx.config.patience)
         .layer(access::AuthenticateLayer::new(ctx.clone()))
         .add_routes(systems_routes(ctx)?)
         .serve_with_incoming_shutdown(of_systems, ctx.stopping.clone().cancelled_owned());
-    let for_enrolment = listener::enrolment_server()
+    let for_enrolment = listener::enrolment_server(&ctx.config.patience)
         .add_service(enrolment::enrolment_service(ctx.clone()))
         .serve_with_incoming_shutdown(of_enrolment, ctx.stopping.clone().cancelled_owned());
-    let for_operators = listener::server()
+    let for_operators = listener::server(&ctx.config.patience)
         .add_service(admin::service(ctx.clone()))
         .serve_with_incoming_shutdown(of_operators, ctx.stopping.clone().cancelled_owned());
     Ok(vec![

@@ -6,12 +6,16 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use axis_proto::{hub::v1::Reason, id::SystemId};
 use bytes::Bytes;
 use http_body::Frame;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Sleep, sleep},
+};
 use tonic::{Status, body::Body};
 
 use crate::{
@@ -121,17 +125,39 @@ pub(super) struct Metered {
     /// Bytes of the prefix that came, and then of the message that did not.
     prefix_came: usize,
     to_come: u64,
+    /// How long a message may take, and until when the one that comes may.
+    patience: Duration,
+    until: Option<Pin<Box<Sleep>>>,
 }
 
 impl Metered {
-    pub(super) fn new(body: Body, room: Room, system: SystemId, many: bool, refuse: Refuse) -> Self {
+    pub(super) fn new(
+        body: Body,
+        room: Room,
+        system: SystemId,
+        many: bool,
+        patience: Duration,
+        refuse: Refuse,
+    ) -> Self {
         let (taken, prefix) = (Taken::default(), [0; PREFIX_BYTES]);
-        Self { body, room, system, many, taken, refuse, prefix, prefix_came: 0, to_come: 0 }
+        let (prefix_came, to_come, until) = (0, 0, None);
+        Self { body, room, system, many, taken, refuse, prefix, prefix_came, to_come, patience, until }
     }
 
     /// What the message of a request with only one takes.
     pub(super) fn taken(&self) -> Taken {
         self.taken.clone()
+    }
+
+    /// Whether the message that comes has been waited for too long. Time in
+    /// which nobody asked for more of it does not count.
+    fn late(&mut self, context: &mut Context<'_>) -> bool {
+        if self.to_come == 0 {
+            return false;
+        }
+        let patience = self.patience;
+        let until = self.until.get_or_insert_with(|| Box::pin(sleep(patience)));
+        until.as_mut().poll(context).is_ready()
     }
 
     /// Follows what comes: prefix, message, prefix, …
@@ -154,13 +180,23 @@ impl Metered {
             self.to_come -= count;
             bytes = &bytes[count as usize..];
             if self.to_come == 0 {
-                self.prefix_came = 0;
+                (self.prefix_came, self.until) = (0, None);
                 if self.many {
                     *self.taken.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 }
             }
         }
         Ok(())
+    }
+}
+
+impl Drop for Metered {
+    /// Nobody reads on: what came of one of many goes, and its room with it,
+    /// however long the answer is still being sent.
+    fn drop(&mut self) {
+        if self.many {
+            *self.taken.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
     }
 }
 
@@ -181,6 +217,10 @@ impl http_body::Body for Metered {
                 return Poll::Ready(Some(Err((self.refuse)(&error))));
             }
         }
+        if polled.is_pending() && self.late(context) {
+            let late = Refusal::new(Reason::Busy).retry_after_ms(limits::BUSY_RETRY_MS);
+            return Poll::Ready(Some(Err((self.refuse)(&late.into()))));
+        }
         polled
     }
 
@@ -191,6 +231,8 @@ impl http_body::Body for Metered {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt as _;
+
     use super::*;
 
     fn system(id: &str) -> SystemId {
@@ -199,7 +241,7 @@ mod tests {
 
     fn metered(room: &Room, many: bool) -> Metered {
         let refuse = Box::new(|error: &Error| Status::unavailable(error.to_string()));
-        Metered::new(Body::empty(), room.clone(), system("vpcp"), many, refuse)
+        Metered::new(Body::empty(), room.clone(), system("vpcp"), many, limits::MESSAGE_TIMEOUT, refuse)
     }
 
     fn message(bytes: u32) -> Vec<u8> {
@@ -259,6 +301,53 @@ mod tests {
         assert_eq!(room.0.all.available_permits(), 700);
         drop(taken);
         assert_eq!(room.0.all.available_permits(), 1_000);
+    }
+
+    #[test]
+    fn what_came_of_one_of_many_goes_with_who_reads_it() {
+        let room = Room::new(1_000, 500);
+        let mut body = metered(&room, true);
+        let _kept_with_the_answer = body.taken();
+        body.follow(&message(300)[..50]).unwrap();
+        assert_eq!(room.0.all.available_permits(), 700);
+        drop(body);
+        assert_eq!(room.0.all.available_permits(), 1_000);
+    }
+
+    #[tokio::test]
+    async fn a_message_that_does_not_end_is_given_up_however_it_trickles() {
+        let room = Room::new(1 << 30, 1 << 30);
+        let (say, said) = tokio::sync::mpsc::channel::<Vec<u8>>(1);
+        let mut body = metered(&room, false);
+        body.patience = Duration::from_millis(100);
+        let frames = futures_util::stream::unfold(said, async |mut said| {
+            let bytes = said.recv().await?;
+            Some((Ok::<_, Status>(Frame::data(Bytes::from(bytes))), said))
+        });
+        body.body = Body::new(http_body_util::StreamBody::new(Box::pin(frames)));
+        say.send(message(10)).await.unwrap();
+        body.frame().await.unwrap().unwrap();
+        assert!(!body.late(&mut Context::from_waker(std::task::Waker::noop())), "it came");
+        assert!(body.until.is_none(), "nothing is waited for");
+        // a byte at a time, more of them than can come in the time
+        let trickling = tokio::spawn(async move {
+            let message = message(limits::REQUEST_BYTES_MAX as u32);
+            for byte in &message {
+                if say.send(vec![*byte]).await.is_err() {
+                    return false;
+                }
+            }
+            true
+        });
+        let status = loop {
+            if let Err(status) = body.frame().await.unwrap() {
+                break status;
+            }
+        };
+        assert_eq!(status.code(), tonic::Code::Unavailable);
+        assert!(body.to_come > 0);
+        drop(body);
+        assert!(!trickling.await.unwrap(), "all of it came");
     }
 
     #[test]

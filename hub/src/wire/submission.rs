@@ -1,7 +1,7 @@
 //! The way in: each submission passes verify, admit and commit, and is
 //! answered once it is durable. Holds no more bytes than its bounds allow.
 
-use std::sync::Arc;
+use std::{future::ready, pin::Pin, sync::Arc};
 
 use axis_proto::{
     hub::v1::{
@@ -14,9 +14,13 @@ use axis_proto::{
     limits::{DOCUMENTS_MAX, SIGNATURES_MAX},
     seal::PayloadType,
 };
+use futures_util::{
+    StreamExt as _,
+    stream::{self, Stream},
+};
 use prost::Message as _;
 use tokio::{
-    sync::{Mutex, Semaphore, mpsc},
+    sync::{Mutex, Semaphore, mpsc, oneshot},
     time::timeout,
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -27,10 +31,11 @@ use super::{
     Context,
     call::{Call, required, shown},
     quota::{Cost, Lane},
+    turns::Turns,
     upload,
 };
 use crate::{
-    admit::{Ground, admit},
+    admit::admit,
     error::{Error, Refusal, Result},
     limits,
     machine::{self, Command, Expanding, Submit, query},
@@ -41,30 +46,20 @@ use crate::{
 /// Answers on their way to one caller.
 const ANSWERS_PENDING_MAX: usize = 64;
 
+/// What a stream of submissions is answered.
+type Answers = Pin<Box<dyn Stream<Item = std::result::Result<SubmitStreamResponse, Status>> + Send>>;
+
 /// The service.
 pub fn service(context: Arc<Context>) -> SubmissionServiceServer<impl SubmissionService> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let service = Service {
-        context,
-        gates: Gates { verifying: Arc::new(Semaphore::new(cores)), looking: Arc::new(Semaphore::new(1)) },
-    };
-    SubmissionServiceServer::new(service)
+    SubmissionServiceServer::new(Service { context, looking: Turns::new(1) })
         .max_decoding_message_size(limits::REQUEST_BYTES_MAX)
         .max_encoding_message_size(limits::RESPONSE_BYTES_MAX)
 }
 
 struct Service {
     context: Arc<Context>,
-    gates: Gates,
-}
-
-/// What submissions share. Cheap to clone.
-#[derive(Clone)]
-struct Gates {
-    /// One permit for each core: signatures are work for the processor.
-    verifying: Arc<Semaphore>,
     /// A broadcast's recipients may be the whole directory, in memory.
-    looking: Arc<Semaphore>,
+    looking: Turns,
 }
 
 #[tonic::async_trait]
@@ -74,7 +69,7 @@ impl SubmissionService for Service {
         request: Request<CheckRequest>,
     ) -> std::result::Result<Response<CheckResponse>, Status> {
         let (call, message) = Call::begin(&self.context, request)?;
-        call.end(check(&call, &self.gates, message).await)
+        call.end(check(&call, &self.looking, message).await)
     }
 
     async fn submit(
@@ -82,10 +77,10 @@ impl SubmissionService for Service {
         request: Request<SubmitRequest>,
     ) -> std::result::Result<Response<SubmitResponse>, Status> {
         let (call, message) = Call::begin(&self.context, request)?;
-        call.end(submit(&call, &self.gates, sized(message)).await)
+        call.end(submit(&call, &self.looking, sized(message)).await)
     }
 
-    type SubmitStreamStream = ReceiverStream<std::result::Result<SubmitStreamResponse, Status>>;
+    type SubmitStreamStream = Answers;
 
     async fn submit_stream(
         &self,
@@ -93,13 +88,17 @@ impl SubmissionService for Service {
     ) -> std::result::Result<Response<Self::SubmitStreamStream>, Status> {
         let (call, inbound) = Call::begin(&self.context, request)?;
         let (out, answers) = mpsc::channel(ANSWERS_PENDING_MAX);
-        let gates = self.gates.clone();
+        let (end, ended) = oneshot::channel();
+        let looking = self.looking.clone();
         tokio::spawn(async move {
-            if let Err(status) = submit_stream(&call, &gates, inbound, &out).await {
-                let _ = out.send(Err(status)).await;
+            if let Err(status) = submit_stream(&call, &looking, inbound, &out).await {
+                // not behind the answers, which may be what is not taken
+                let _gone = end.send(status);
             }
         });
-        Ok(Response::new(ReceiverStream::new(answers)))
+        // how it ends comes when all answers have; with nothing said it is well
+        let end = stream::once(ended).filter_map(|ended| ready(ended.ok().map(Err)));
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers).map(Ok).chain(end))))
     }
 
     async fn query_upload(
@@ -141,25 +140,26 @@ fn weight(message: &Result<SubmitRequest>) -> u32 {
 }
 
 /// The first stages: what is submitted becomes what may be committed.
-async fn prepare(call: &Call, gates: &Gates, message: SubmitRequest) -> Result<Submit> {
+async fn prepare(call: &Call, message: SubmitRequest) -> Result<Submit> {
     let sealed = required(message.sealed_envelope, "sealed_envelope")?;
-    let _core = gates.verifying.acquire().await.map_err(Error::fault)?;
-    let context = &call.context;
-    let now_ms = context.now_ms();
-    let ground = Ground { hub_id: context.config.hub_id.as_str(), state: &*context.state, now_ms };
-    let verified = verify(&*context.state, call.caller(), &sealed, PayloadType::Envelope, now_ms)?;
-    let admitted = admit(ground, call.system(), verified, message.documents)?;
-    Ok(Submit { kept: context.config.retention.kept(), ..admitted })
+    let documents = message.documents;
+    call.verifying(move |call, ground| {
+        let verified = verify(ground.state, call.caller(), &sealed, PayloadType::Envelope, ground.now_ms)?;
+        let admitted = admit(ground, call.system(), verified, documents)?;
+        Ok(Submit { kept: call.context.config.retention.kept(), ..admitted })
+    })
+    .await
 }
 
 /// Looks up the recipients of a broadcast, so that the writer does not: a part
 /// at a time, because the writer waits for whoever holds the state.
-async fn look_ahead(call: &Call, gates: &Gates, mut admitted: Submit) -> Result<Submit> {
+async fn look_ahead(call: &Call, looking: &Turns, mut admitted: Submit) -> Result<Submit> {
     if !machine::is_wide(&admitted) || is_known(call, &admitted) {
         return Ok(admitted);
     }
-    let _turn = gates.looking.acquire().await.map_err(Error::fault)?;
+    let turn = looking.take(call.system()).await?;
     call.blocking(move |context| {
+        let _turn = turn;
         let now_ms = context.now_ms();
         let mut expanding = context.read(|read| Expanding::new(read, now_ms));
         while !context.read(|read| expanding.step(read, &admitted, limits::EXPAND_PART_MAX)) {}
@@ -172,8 +172,8 @@ async fn look_ahead(call: &Call, gates: &Gates, mut admitted: Submit) -> Result<
 }
 
 /// One submission, from its bytes to its receipt.
-async fn submit(call: &Call, gates: &Gates, message: Result<SubmitRequest>) -> Result<SubmitResponse> {
-    let result = submit_counted(call, gates, message).await;
+async fn submit(call: &Call, looking: &Turns, message: Result<SubmitRequest>) -> Result<SubmitResponse> {
+    let result = submit_counted(call, looking, message).await;
     call.context.metrics.submission(match &result {
         Ok(response) if response.duplicate => Submission::Duplicate,
         Ok(_) => Submission::Accepted,
@@ -185,11 +185,11 @@ async fn submit(call: &Call, gates: &Gates, message: Result<SubmitRequest>) -> R
 
 async fn submit_counted(
     call: &Call,
-    gates: &Gates,
+    looking: &Turns,
     message: Result<SubmitRequest>,
 ) -> Result<SubmitResponse> {
-    let admitted = prepare(call, gates, message?).await?;
-    let admitted = look_ahead(call, gates, admitted).await?;
+    let admitted = prepare(call, message?).await?;
+    let admitted = look_ahead(call, looking, admitted).await?;
     let outcome = within_quota(call, admitted).await?;
     let sequence = shown(&outcome)?;
     let receipt = call.receipt(sequence).await?;
@@ -231,8 +231,8 @@ async fn within_quota(call: &Call, admitted: Submit) -> Result<machine::Outcome>
     outcome
 }
 
-async fn check(call: &Call, gates: &Gates, message: CheckRequest) -> Result<CheckResponse> {
-    match check_whole(call, gates, message).await {
+async fn check(call: &Call, looking: &Turns, message: CheckRequest) -> Result<CheckResponse> {
+    match check_whole(call, looking, message).await {
         Err(error @ Error::Refused(_)) => {
             Ok(CheckResponse { refusal: Some(call.refusal(&error)), ..CheckResponse::default() })
         }
@@ -240,10 +240,10 @@ async fn check(call: &Call, gates: &Gates, message: CheckRequest) -> Result<Chec
     }
 }
 
-async fn check_whole(call: &Call, gates: &Gates, message: CheckRequest) -> Result<CheckResponse> {
+async fn check_whole(call: &Call, looking: &Turns, message: CheckRequest) -> Result<CheckResponse> {
     let message = sized(SubmitRequest { sealed_envelope: message.sealed_envelope, documents: Vec::new() })?;
-    let admitted = prepare(call, gates, message).await?;
-    let admitted = look_ahead(call, gates, admitted).await?;
+    let admitted = prepare(call, message).await?;
+    let admitted = look_ahead(call, looking, admitted).await?;
     call.blocking(move |context| {
         let now_ms = context.now_ms();
         context.read(|read| {
@@ -263,9 +263,9 @@ async fn check_whole(call: &Call, gates: &Gates, message: CheckRequest) -> Resul
 /// stream.
 async fn submit_stream(
     call: &Call,
-    gates: &Gates,
+    looking: &Turns,
     mut inbound: Streaming<SubmitStreamRequest>,
-    out: &mpsc::Sender<std::result::Result<SubmitStreamResponse, Status>>,
+    out: &mpsc::Sender<SubmitStreamResponse>,
 ) -> std::result::Result<(), Status> {
     let _open = call.context.metrics.stream();
     let unanswered = Arc::new(Semaphore::new(limits::SUBMIT_STREAM_PENDING_MAX));
@@ -298,10 +298,10 @@ async fn submit_stream(
         let own = own_bytes.clone().acquire_many_owned(weight).await.map_err(|_| closed())?;
         let room = call.context.room.take(call.system(), weight as usize).await;
         let room = room.map_err(|error| call.status(&error))?;
-        let (call, gates, out) = (call.clone(), gates.clone(), out.clone());
+        let (call, looking, out) = (call.clone(), looking.clone(), out.clone());
         let (turn, unread) = (turn.clone(), unread.clone());
         tokio::spawn(async move {
-            let outcome = match submit(&call, &gates, submission).await {
+            let outcome = match submit(&call, &looking, submission).await {
                 Ok(response) => Outcome::Submitted(response),
                 Err(error) => Outcome::Refused(call.refusal(&error)),
             };
@@ -309,7 +309,7 @@ async fn submit_stream(
                 // one at a time, so that a slow caller has the time for each
                 let _turn = turn.lock().await;
                 let answer = SubmitStreamResponse { tag, outcome: Some(outcome) };
-                timeout(call.context.config.patience.answer, out.send(Ok(answer))).await
+                timeout(call.context.config.patience.answer, out.send(answer)).await
             };
             // a caller that is gone asks again and learns the same
             tokio::select! {

@@ -13,7 +13,7 @@ use prost::Message as _;
 
 use super::{Call, lease_duration};
 use crate::{
-    admit::{Ground, admit_acknowledgement, admit_rejection},
+    admit::{admit_acknowledgement, admit_rejection},
     error::{Error, Result},
     machine::{Command, Outcome},
     verify::{field_of, verify},
@@ -23,8 +23,11 @@ use crate::{
 pub(super) async fn acknowledge(call: &Call, request: AcknowledgeRequest) -> Result<AcknowledgeResponse> {
     let expected = PayloadType::Acknowledgement;
     let sealed = required(request.sealed_acknowledgement, field_of(expected))?;
-    let verified = verify(&*call.context.state, call.caller(), &sealed, expected, call.context.now_ms())?;
-    let (acknowledgement, signed) = admit_acknowledgement(ground(call), call.system(), verified)?;
+    let admitted = call.verifying(move |call, ground| {
+        let verified = verify(ground.state, call.caller(), &sealed, expected, ground.now_ms)?;
+        admit_acknowledgement(ground, call.system(), verified)
+    });
+    let (acknowledgement, signed) = admitted.await?;
     let command = Command::Acknowledge { system: call.system().clone(), acknowledgement, signed };
     let (outcome, receipt, event) = commit(call, command).await?;
     let late = matches!(event, Event::LateAccepted(_));
@@ -34,8 +37,11 @@ pub(super) async fn acknowledge(call: &Call, request: AcknowledgeRequest) -> Res
 pub(super) async fn reject(call: &Call, request: RejectRequest) -> Result<RejectResponse> {
     let expected = PayloadType::Rejection;
     let sealed = required(request.sealed_rejection, field_of(expected))?;
-    let verified = verify(&*call.context.state, call.caller(), &sealed, expected, call.context.now_ms())?;
-    let (rejection, signed) = admit_rejection(ground(call), call.system(), verified)?;
+    let admitted = call.verifying(move |call, ground| {
+        let verified = verify(ground.state, call.caller(), &sealed, expected, ground.now_ms)?;
+        admit_rejection(ground, call.system(), verified)
+    });
+    let (rejection, signed) = admitted.await?;
     let command = Command::Reject { system: call.system().clone(), rejection, signed };
     let (outcome, receipt, _) = commit(call, command).await?;
     Ok(RejectResponse { receipt: Some(receipt), duplicate: outcome.duplicate })
@@ -66,11 +72,6 @@ pub(super) async fn extend(call: &Call, request: &ExtendRequest) -> Result<Exten
     };
     let lease_until_unix_ms = extended.lease_until_unix_ms;
     Ok(ExtendResponse { lease_until_unix_ms, receipt: Some(receipt) })
-}
-
-fn ground(call: &Call) -> Ground<'_> {
-    let context = &call.context;
-    Ground { hub_id: context.config.hub_id.as_str(), state: &*context.state, now_ms: context.now_ms() }
 }
 
 /// Commits, and reads back what was recorded.
