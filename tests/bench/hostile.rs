@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use axis_hub::limits;
 use axis_proto::{
     envelope::v1::Acknowledgement,
     hub::v1::{
@@ -311,19 +312,23 @@ fn unread(target: Arc<Target>) -> JoinSet<()> {
     tasks
 }
 
-/// As much as it may send, and then some.
+/// As much as it may send, and then some, over as many connections as it may
+/// have.
 fn flood(target: Arc<Target>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
-    for _ in 0..128 {
+    for _ in 0..limits::CONNECTIONS_PER_CERTIFICATE_MAX {
         let target = target.clone();
         tasks.spawn(async move {
             let Ok(raw) = Raw::at(&target.home, "H99").await else { return };
-            while target.goes_on() {
-                let file = Bytes::from_static(b"Kinh gui");
-                let sealed_envelope = Some(raw.seal(&raw.envelope("H99", &file)));
-                let request = SubmitRequest { sealed_envelope, documents: vec![file] };
-                let _refused = raw.submission().submit(request).await;
-            }
+            let one = async || {
+                while target.goes_on() {
+                    let file = Bytes::from_static(b"Kinh gui");
+                    let sealed_envelope = Some(raw.seal(&raw.envelope("H99", &file)));
+                    let request = SubmitRequest { sealed_envelope, documents: vec![file] };
+                    let _refused = raw.submission().submit(request).await;
+                }
+            };
+            tokio::join!(one(), one(), one(), one());
         });
     }
     tasks

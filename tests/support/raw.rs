@@ -127,6 +127,8 @@ async fn connect(home: &Path, address: String, window: Option<u32>) -> anyhow::R
         let (connector, name, target) = (connector.clone(), name.clone(), target.clone());
         async move {
             let stream = tokio::net::TcpStream::connect(target).await?;
+            // as clients do: what is small does not wait for what was sent before
+            stream.set_nodelay(true)?;
             Ok::<_, std::io::Error>(TokioIo::new(connector.connect(name, stream).await?))
         }
     });
