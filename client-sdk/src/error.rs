@@ -130,10 +130,16 @@ pub enum HomeProblem {
         read: u32,
     },
     /// Another process or stream uses it in the same way.
-    #[error("another process receives with {home}")]
+    #[error("another process receives, or reads the feed, with {home}")]
     Busy {
         /// The directory.
         home: String,
+    },
+    /// Another process sends the same envelope.
+    #[error("another process sends envelope {envelope_id}")]
+    BeingSent {
+        /// The envelope.
+        envelope_id: EnvelopeId,
     },
 }
 
@@ -149,6 +155,18 @@ pub enum LogProblem {
         /// What was seen before.
         remembered: Box<Head>,
         /// What does not go on from it.
+        shown: Box<Head>,
+    },
+    /// It does not prove that a head that it has signed goes on from what it
+    /// showed before: it said that it cannot, or has not for ten minutes in
+    /// which it answered other calls, or too many heads wait. It is asked again
+    /// by the next call; a person may decide before.
+    #[error("the hub does not prove that its log holds what it has signed: {shown}")]
+    Unproven {
+        /// When it was first asked in vain, in milliseconds since 1970; none if
+        /// that was just now.
+        since_unix_ms: Option<u64>,
+        /// The largest head that is not proven.
         shown: Box<Head>,
     },
     /// The hub has another log, and the one that is known did not sign for it.

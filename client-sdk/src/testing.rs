@@ -7,15 +7,23 @@ use std::sync::{
 };
 
 use axis_proto::{
+    hub::v1::{
+        GetCheckpointRequest, GetCheckpointResponse, GetConsistencyRequest, GetConsistencyResponse,
+        GetInfoRequest, GetInfoResponse, GetReceiptRequest, GetReceiptResponse,
+        evidence_service_server::{EvidenceService, EvidenceServiceServer},
+        hub_service_server::{HubService, HubServiceServer},
+    },
     id::Digest,
     key::SigningKey,
     note::CheckpointSigner,
     receipt,
     record::v1::{Receipt, Record, record::Event},
-    tree,
+    tree::{self, Hash},
 };
+use bytes::Bytes;
 use prost::Message as _;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+use tonic::{Request, Response, Status};
 
 use crate::{
     client::{Client, ClientOptions, Inner},
@@ -67,7 +75,12 @@ impl Enrolled {
     /// The receipt of an event, as the only record of a log. Each is proven
     /// under a size of its own.
     pub fn receipt(&self, sequence: u64, event: Event) -> Receipt {
-        let record = Record { sequence, event: Some(event), ..Record::default() }.encode_to_vec();
+        self.receipt_of(Record { sequence, event: Some(event), ..Record::default() })
+    }
+
+    /// The receipt of a record, in the same way.
+    pub fn receipt_of(&self, record: Record) -> Receipt {
+        let (sequence, record) = (record.sequence, record.encode_to_vec());
         let size = sequence + 1 + self.made.fetch_add(1, Ordering::Relaxed);
         let mut leaves: Vec<[u8; 32]> =
             (0..size).map(|index| *Digest::of(&index.to_be_bytes()).as_bytes()).collect();
@@ -75,6 +88,63 @@ impl Enrolled {
         let path = tree::inclusion_of(&leaves, sequence as usize);
         let checkpoint = self.log.sign(size, &tree::root_of(&leaves));
         receipt::make(record.into(), &[7; 16], sequence, path, checkpoint)
+    }
+}
+
+/// What a hub that is asked for proofs says.
+#[derive(Clone)]
+pub struct FakeHub {
+    pub info: GetInfoResponse,
+    pub proof: Arc<dyn Fn(u64, u64) -> Result<Vec<Hash>, Status> + Send + Sync>,
+    pub checkpoint: String,
+}
+
+impl FakeHub {
+    /// Listens, and has the client speak to it from now on.
+    pub async fn serve(self, enrolled: &Enrolled) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tonic::transport::Server::builder()
+            .add_service(HubServiceServer::new(self.clone()))
+            .add_service(EvidenceServiceServer::new(self))
+            .serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener));
+        tokio::spawn(server);
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap();
+        enrolled.inner().speak_to(endpoint.connect_lazy());
+    }
+}
+
+#[tonic::async_trait]
+impl HubService for FakeHub {
+    async fn get_info(&self, _: Request<GetInfoRequest>) -> Result<Response<GetInfoResponse>, Status> {
+        Ok(Response::new(self.info.clone()))
+    }
+}
+
+#[tonic::async_trait]
+impl EvidenceService for FakeHub {
+    async fn get_checkpoint(
+        &self,
+        _: Request<GetCheckpointRequest>,
+    ) -> Result<Response<GetCheckpointResponse>, Status> {
+        Ok(Response::new(GetCheckpointResponse { checkpoint: self.checkpoint.clone() }))
+    }
+
+    async fn get_receipt(
+        &self,
+        _: Request<GetReceiptRequest>,
+    ) -> Result<Response<GetReceiptResponse>, Status> {
+        Err(Status::unimplemented("receipts"))
+    }
+
+    async fn get_consistency(
+        &self,
+        request: Request<GetConsistencyRequest>,
+    ) -> Result<Response<GetConsistencyResponse>, Status> {
+        let GetConsistencyRequest { old_size, new_size } = request.into_inner();
+        let hashes = (self.proof)(old_size, new_size)?;
+        let hashes = hashes.iter().map(|hash| Bytes::copy_from_slice(hash)).collect();
+        Ok(Response::new(GetConsistencyResponse { hashes }))
     }
 }
 

@@ -4,6 +4,7 @@
 //! by its receipt. Never gives up silently: what could not be done is in the
 //! report, and is tried again while that can help.
 
+mod held;
 mod recipient;
 mod sender;
 
@@ -16,9 +17,10 @@ use std::{
 use axis_proto::id::{AgencyCode, EnvelopeId};
 use serde::{Deserialize, Serialize};
 
+use self::held::Held;
 use crate::{
     client::{Client, Inner},
-    error::{Error, HomeProblem, Result},
+    error::{Error, HomeProblem, LogProblem, Result},
     files::{self, Access, Lock},
     format,
     home::Home,
@@ -168,8 +170,9 @@ impl Client {
             _ => Reconciliation { log, ..Reconciliation::default() },
         };
         report.complete = false;
-        sender::offer_again(inner, &mut report, watch).await?;
-        let tried = recipient::answer_again(inner, &mut report).await?;
+        let held = Held::proven(inner).await?;
+        sender::offer_again(inner, &held, &mut report, watch).await?;
+        let tried = recipient::answer_again(inner, &held, &mut report).await?;
         report.complete = tried && report.offered.iter().all(|offered| offered.outcome.is_final());
         save(&inner.home, &report)?;
         inner.mind_log().await?;
@@ -231,7 +234,7 @@ async fn keep_reconciling(inner: Weak<Inner>) {
                     return client.inner.reconcile_if_due();
                 }
             }
-            Err(error @ Error::Log(_)) => {
+            Err(error @ Error::Log(LogProblem::Forked { .. } | LogProblem::Unknown { .. })) => {
                 tracing::error!(%error, "nothing is offered again to this log");
                 return client.inner.reconciling.store(false, Ordering::SeqCst);
             }

@@ -12,14 +12,14 @@ use axis_proto::{
 };
 use futures_util::{StreamExt as _, stream};
 
-use super::{AT_ONCE, Reconciliation};
+use super::{AT_ONCE, Reconciliation, held::Held};
 use crate::{
     answered::{self, Answer},
     client::Inner,
     error::{Error, Result, Verification},
     files::blocking,
     receipt,
-    trust::{Book, Why, origin_of},
+    trust::{Why, origin_of},
 };
 
 /// What became of one answer.
@@ -33,25 +33,27 @@ enum Again {
 }
 
 /// Gives them all again; whether each was really tried.
-pub async fn answer_again(inner: &Inner, report: &mut Reconciliation) -> Result<bool> {
-    let book = inner.trust.book().clone();
+pub async fn answer_again(inner: &Inner, held: &Held, report: &mut Reconciliation) -> Result<bool> {
     let home = inner.home.clone();
-    let lost: Vec<(Digest, AgencyCode)> = blocking(move || {
-        let mut lost = Vec::new();
-        answered::each(&home, |answer| {
-            if is_lost(&book, &answer) {
-                lost.push((answer.envelope_digest, answer.recipient));
-            }
+    let kept = blocking(move || {
+        let mut kept = Vec::new();
+        answered::each(&home, |it| {
+            kept.push((it.envelope_digest, it.recipient, it.log, it.sequence));
         })?;
-        Ok(lost)
+        Ok(kept)
     })
     .await?;
+    let lost: Vec<(Digest, AgencyCode)> = kept
+        .into_iter()
+        .filter(|(_, _, log, sequence)| !held.holds(log, sequence.saturating_add(1)))
+        .map(|(digest, recipient, ..)| (digest, recipient))
+        .collect();
     (report.answered, report.unanswered) = (0, 0);
     let mut all_tried = true;
     let mut outcomes = stream::iter(lost)
         .map(|(digest, recipient)| async move {
             match answered::find(&inner.home, &digest, &recipient)? {
-                Some(answer) => again(inner, answer).await,
+                Some(answer) => again(inner, held, answer).await,
                 None => Ok(Again::Waits),
             }
         })
@@ -69,16 +71,10 @@ pub async fn answer_again(inner: &Inner, report: &mut Reconciliation) -> Result<
     Ok(all_tried)
 }
 
-fn is_lost(book: &Book, answer: &Answer) -> bool {
-    book.current().why == Why::Person || !book.holds(&answer.log, answer.sequence)
-}
-
-async fn again(inner: &Inner, answer: Answer) -> Result<Again> {
-    let is_same_delivery = {
-        let book = inner.trust.book();
-        // the same number would be another envelope's otherwise
-        book.current().why == Why::Person || book.holds(&answer.log, answer.delivery_id.envelope_sequence)
-    };
+async fn again(inner: &Inner, held: &Held, answer: Answer) -> Result<Again> {
+    // the same number would be another envelope's otherwise; after a person's word that is not known
+    let is_same_delivery = inner.trust.book().current().why == Why::Person
+        || held.holds(&answer.log, answer.delivery_id.envelope_sequence.saturating_add(1));
     let Some(sealed) = answer.sealed().filter(|_| is_same_delivery) else { return Ok(Again::Waits) };
     match said(inner, &answer, sealed).await {
         Ok(found) => {

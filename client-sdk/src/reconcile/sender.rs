@@ -5,7 +5,7 @@
 use axis_proto::{hub::v1::Remedy, id::EnvelopeId};
 use futures_util::{StreamExt as _, stream};
 
-use super::{AT_ONCE, NAMED_MAX, Offered, Outcome, Reconciliation, save};
+use super::{AT_ONCE, NAMED_MAX, Offered, Outcome, Reconciliation, held::Held, save};
 use crate::{
     client::{Inner, now_unix_ms},
     error::{Error, Result},
@@ -16,14 +16,19 @@ use crate::{
         self, outbox,
         outbox::{Entry, Kept},
     },
-    trust::{Why, origin_of},
+    trust::origin_of,
 };
 
 /// How many outcomes are written down at once.
 const WRITTEN_EVERY: usize = 64;
 
 /// Offers all of them, oldest first.
-pub async fn offer_again(inner: &Inner, report: &mut Reconciliation, watch: Watch<'_>) -> Result<()> {
+pub async fn offer_again(
+    inner: &Inner,
+    held: &Held,
+    report: &mut Reconciliation,
+    watch: Watch<'_>,
+) -> Result<()> {
     let keep = u64::try_from(inner.options.keep.as_millis()).unwrap_or(u64::MAX);
     let from = now_unix_ms().saturating_sub(keep);
     let home = inner.home.clone();
@@ -33,7 +38,7 @@ pub async fn offer_again(inner: &Inner, report: &mut Reconciliation, watch: Watc
     let is_room = report.offered.len() < NAMED_MAX;
     let mut outcomes = stream::iter(ids)
         .filter(|id| std::future::ready(done.binary_search(id).is_err()))
-        .map(|id| async move { offer(inner, id, is_room, watch).await })
+        .map(|id| async move { offer(inner, held, id, is_room, watch).await })
         .buffer_unordered(AT_ONCE);
     let mut unwritten = Vec::new();
     while let Some(offered) = outcomes.next().await {
@@ -51,18 +56,14 @@ pub async fn offer_again(inner: &Inner, report: &mut Reconciliation, watch: Watc
 /// trusted or written any more.
 async fn offer(
     inner: &Inner,
+    held: &Held,
     envelope_id: EnvelopeId,
     is_room: bool,
     watch: Watch<'_>,
 ) -> Result<Option<Offered>> {
     let Some(kept) = send::kept(inner, &envelope_id)? else { return Ok(None) };
-    let is_held = {
-        let book = inner.trust.book();
-        // a person's word says nothing of what the log holds
-        let by_person = book.current().why == Why::Person;
-        let held = |origin: &str| book.verify(&kept.receipt).is_ok_and(|it| book.holds(origin, it.index));
-        !by_person && origin_of(&kept.receipt).is_some_and(held)
-    };
+    let verified = inner.trust.book().verify(&kept.receipt);
+    let is_held = verified.is_ok_and(|it| held.holds(&it.checkpoint.origin, it.checkpoint.size));
     let sender = kept.plan.sender.clone();
     if is_held {
         // a run that was broken off may not have written it down

@@ -16,9 +16,20 @@ use axis_proto::{
 
 use crate::error::{Head, LogProblem, Result, Verification};
 
-/// Most heads that wait to be proven: enough for a minute of a busy system,
-/// few enough to be proven in one go.
+/// How many heads wait to be proven before no more are taken: enough for a
+/// minute of most systems, few enough to be proven in one go. At half of it
+/// the hub is asked at once.
 pub const UNPROVEN_MAX: usize = 64;
+/// Most heads that wait, with those of calls that were under way when no more
+/// were to be taken: more than one process makes at a time.
+pub const SEEN_MAX: usize = 4_096;
+/// Most heads of the ladder: one for each doubling of a distance of 64 bits.
+pub const RUNGS_MAX: usize = 64;
+/// In how many minutes the hub may answer other calls and not prove its log;
+/// then it is trusted no more. Longer than a restart or an hour's peak makes
+/// it wait, short enough that little is sent on its word alone.
+pub const OVERDUE_MINUTES_MAX: u32 = 10;
+const MINUTE_MS: u64 = 60_000;
 /// Most logs of one home; the hub names at most as many.
 pub const LOGS_MAX: usize = 64;
 
@@ -130,13 +141,31 @@ impl Step {
     }
 }
 
+/// The hub was asked to prove what waits, and did not, while it answered other
+/// calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Overdue {
+    /// When it was first asked in vain, in milliseconds since 1970.
+    pub since_unix_ms: u64,
+    /// When the last minute was counted.
+    pub counted_unix_ms: u64,
+    /// In how many minutes it was asked in vain.
+    pub minutes: u32,
+}
+
 /// All of them; the last one is the hub's now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Book {
     /// Never empty.
     pub(super) logs: Vec<Log>,
+    /// Heads that were proven before the current one, the smallest first: one
+    /// for each doubling of the distance to it. A log that goes on from fewer
+    /// records than were seen must contain those below.
+    pub(super) ladder: Vec<SignedHead>,
     /// Heads that were seen, not yet proven against the others.
     pub(super) unproven: Vec<SignedHead>,
+    /// Whether the hub does not prove them.
+    pub(super) overdue: Option<Overdue>,
     /// Why nothing is trusted any more.
     pub(super) fork: Option<Fork>,
     /// Forks that a person has looked at.
@@ -147,7 +176,14 @@ impl Book {
     /// A book that begins with the log of the enrolment.
     pub fn new(verifier: CheckpointVerifier) -> Self {
         let log = Log { verifier, previous: None, why: Why::Enrolled, head: None };
-        Self { logs: vec![log], unproven: Vec::new(), fork: None, former_forks: Vec::new() }
+        Self {
+            logs: vec![log],
+            ladder: Vec::new(),
+            unproven: Vec::new(),
+            overdue: None,
+            fork: None,
+            former_forks: Vec::new(),
+        }
     }
 
     /// The log that is trusted now.
@@ -237,7 +273,8 @@ impl Book {
     }
 
     /// Takes notice of a head that the hub has just shown. It must not
-    /// contradict any that is known; to be proven it waits.
+    /// contradict any that is known; to be proven it waits, and is never
+    /// forgotten before.
     pub fn observe(&mut self, checkpoint: Checkpoint, note: &str) -> Result<(), LogProblem> {
         if let Some(fork) = &self.fork {
             return Err(fork.into());
@@ -246,7 +283,7 @@ impl Book {
             // of a former log, and beyond what the current one holds: nobody can prove it any more
             return Ok(());
         }
-        let same = self.known().find(|known| known.size == checkpoint.size);
+        let same = self.known().chain(&self.ladder).find(|known| known.size == checkpoint.size);
         match same {
             Some(known) if known.root == checkpoint.root => return Ok(()),
             Some(known) => {
@@ -255,12 +292,11 @@ impl Book {
             }
             None => {}
         }
-        if self.unproven.len() >= UNPROVEN_MAX {
-            // the largest one stays: it is the one that reaches furthest
-            self.unproven.sort_unstable_by_key(|head| head.size);
-            self.unproven.swap_remove(fastrand::usize(..UNPROVEN_MAX - 1));
+        let head = SignedHead::of(checkpoint, note);
+        if self.unproven.len() >= SEEN_MAX {
+            return Err(self.not_proven_since(&head));
         }
-        self.unproven.push(SignedHead::of(checkpoint, note));
+        self.unproven.push(head);
         Ok(())
     }
 
@@ -280,10 +316,11 @@ impl Book {
         self.current().head.is_none() && self.unproven.len() == 1
     }
 
-    /// These begin each other: the largest is remembered, the others need not
-    /// be. What another process proved meanwhile is to be proven against them.
+    /// These begin each other: the largest is remembered, and some of the
+    /// others. What another process proved meanwhile is to be proven against them.
     pub fn proven(&mut self, heads: &[SignedHead]) {
         self.unproven.retain(|head| !heads.contains(head));
+        self.overdue = None;
         let Some(largest) = heads.iter().max_by_key(|head| head.size) else { return };
         let held = self.held_of(&largest.origin);
         let current = self.logs.last_mut().expect("a book is never empty");
@@ -299,6 +336,69 @@ impl Book {
             None => {}
         }
         current.head = Some(largest.clone());
+        self.ladder.extend_from_slice(heads);
+        self.thin(largest.size);
+    }
+
+    /// One rung for each doubling of the distance to the current head: the
+    /// oldest, so that it grows older.
+    fn thin(&mut self, size: u64) {
+        self.ladder.retain(|rung| rung.size < size);
+        self.ladder.sort_unstable_by_key(|rung| rung.size);
+        let mut last = None;
+        self.ladder.retain(|rung| {
+            let doubling = Some((size - rung.size).ilog2());
+            std::mem::replace(&mut last, doubling) != doubling
+        });
+    }
+
+    /// The hub was asked to prove what waits, and did not. Counts the minutes
+    /// in which that was so; whether it counted one.
+    pub fn not_proven(&mut self, now_unix_ms: u64) -> bool {
+        let Some(overdue) = &mut self.overdue else {
+            let (since_unix_ms, counted_unix_ms) = (now_unix_ms, now_unix_ms);
+            self.overdue = Some(Overdue { since_unix_ms, counted_unix_ms, minutes: 0 });
+            return true;
+        };
+        // a clock that was set back counts from there
+        let passed = now_unix_ms.checked_sub(overdue.counted_unix_ms);
+        let counts = passed.is_none_or(|passed| passed >= MINUTE_MS);
+        if counts {
+            overdue.counted_unix_ms = now_unix_ms;
+            overdue.minutes = overdue.minutes.saturating_add(1);
+        }
+        counts
+    }
+
+    /// The hub has said that it cannot prove what it has signed.
+    pub fn refused(&mut self, now_unix_ms: u64) {
+        self.not_proven(now_unix_ms);
+        if let Some(overdue) = &mut self.overdue {
+            overdue.minutes = OVERDUE_MINUTES_MAX;
+        }
+    }
+
+    /// Why nothing is trusted until the hub has proven what waits, if so.
+    pub fn overdue(&self) -> Option<LogProblem> {
+        let is_over = self.overdue.is_some_and(|overdue| overdue.minutes >= OVERDUE_MINUTES_MAX);
+        let head = self.unproven.iter().max_by_key(|head| head.size)?;
+        is_over.then(|| self.not_proven_since(head))
+    }
+
+    /// What is said of a head that the hub does not prove.
+    pub fn not_proven_since(&self, head: &SignedHead) -> LogProblem {
+        let since_unix_ms = self.overdue.map(|overdue| overdue.since_unix_ms);
+        LogProblem::Unproven { since_unix_ms, shown: Box::new(head.shown()) }
+    }
+
+    /// Whether the hub is to be asked for proofs without waiting.
+    pub fn is_half_full(&self) -> bool {
+        self.unproven.len() >= UNPROVEN_MAX / 2
+    }
+
+    /// The largest head that waits, if no more are to be taken before.
+    pub fn full(&self) -> Option<&SignedHead> {
+        self.unproven.iter().max_by_key(|head| head.size).filter(|_| self.unproven.len() >= UNPROVEN_MAX)
     }
 
     /// The log is not what it was: nothing is trusted from here on.
@@ -380,6 +480,8 @@ impl Book {
             self.former_forks.push(fork);
         }
         self.unproven.clear();
+        self.ladder.clear();
+        self.overdue = None;
         self.logs.retain(|log| log.verifier.origin() != verifier.origin());
         if steps.is_empty() {
             self.push(Log { verifier, previous: None, why: Why::Person, head: None });
@@ -394,16 +496,19 @@ impl Book {
     fn follow(&mut self, step: Step, why: Why) -> Result<(), LogProblem> {
         let Step { succession, note } = step;
         let remembered = self.current().head.clone();
+        self.ladder.extend(remembered);
         let Succession { previous_origin, previous_size, previous_root, .. } = &succession;
         let checkpoint =
             Checkpoint { origin: previous_origin.clone(), size: *previous_size, root: *previous_root };
         // what is known of the former log at that size must be what the new one says
         self.observe(checkpoint, &note)?;
         self.unproven.retain(|head| head.size < *previous_size);
-        if let Some(remembered) = remembered.filter(|head| head.size < *previous_size)
-            && !self.unproven.contains(&remembered)
+        self.ladder.retain(|rung| rung.size < *previous_size);
+        // and so must what was proven below it: the largest speaks for the others
+        if let Some(largest) = self.ladder.pop()
+            && !self.unproven.contains(&largest)
         {
-            self.unproven.push(remembered);
+            self.unproven.push(largest);
         }
         self.push(Log { why, ..log_of(succession, note) });
         Ok(())

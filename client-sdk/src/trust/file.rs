@@ -7,7 +7,7 @@ use axis_proto::note::CheckpointVerifier;
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde::{Deserialize, Serialize};
 
-use super::book::{Book, Fork, LOGS_MAX, Log, Previous, SignedHead, UNPROVEN_MAX, Why};
+use super::book::{Book, Fork, LOGS_MAX, Log, Overdue, Previous, RUNGS_MAX, SEEN_MAX, SignedHead, Why};
 use crate::{
     error::{Error, Result},
     files::{self, Access},
@@ -17,8 +17,12 @@ use crate::{
 #[derive(Serialize, Deserialize)]
 struct Saved {
     logs: Vec<SavedLog>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    ladder: Vec<SavedHead>,
     #[serde(default)]
     unproven: Vec<SavedHead>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    overdue: Option<SavedOverdue>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     fork: Option<SavedFork>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -59,6 +63,13 @@ struct SavedHead {
 }
 
 #[derive(Serialize, Deserialize)]
+struct SavedOverdue {
+    since_unix_ms: u64,
+    counted_unix_ms: u64,
+    minutes: u32,
+}
+
+#[derive(Serialize, Deserialize)]
 struct SavedFork {
     remembered: SavedHead,
     shown: SavedHead,
@@ -77,14 +88,21 @@ pub fn save(path: &Path, book: &Book) -> Result<()> {
 }
 
 fn read(saved: Saved) -> Result<Book, String> {
-    if saved.logs.is_empty() || saved.logs.len() > LOGS_MAX || saved.unproven.len() > 2 * UNPROVEN_MAX {
-        return Err(format!("it names {} logs and {} heads", saved.logs.len(), saved.unproven.len()));
+    let (logs, rungs, heads) = (saved.logs.len(), saved.ladder.len(), saved.unproven.len());
+    if logs == 0 || logs > LOGS_MAX || rungs > RUNGS_MAX || heads > SEEN_MAX {
+        return Err(format!("it names {logs} logs and {rungs} and {heads} heads"));
     }
     let logs = saved.logs.into_iter().map(read_log).collect::<Result<_, _>>()?;
+    let ladder = saved.ladder.into_iter().map(read_head).collect::<Result<_, _>>()?;
     let unproven = saved.unproven.into_iter().map(read_head).collect::<Result<_, _>>()?;
+    let overdue = saved.overdue.map(|it| Overdue {
+        since_unix_ms: it.since_unix_ms,
+        counted_unix_ms: it.counted_unix_ms,
+        minutes: it.minutes,
+    });
     let fork = saved.fork.map(read_fork).transpose()?;
     let former_forks = saved.former_forks.into_iter().map(read_fork).collect::<Result<_, _>>()?;
-    Ok(Book { logs, unproven, fork, former_forks })
+    Ok(Book { logs, ladder, unproven, overdue, fork, former_forks })
 }
 
 fn read_log(saved: SavedLog) -> Result<Log, String> {
@@ -120,7 +138,13 @@ fn hash(text: &str) -> Result<[u8; 32], String> {
 fn written(book: &Book) -> Saved {
     Saved {
         logs: book.logs.iter().map(written_log).collect(),
+        ladder: book.ladder.iter().map(written_head).collect(),
         unproven: book.unproven.iter().map(written_head).collect(),
+        overdue: book.overdue.map(|it| SavedOverdue {
+            since_unix_ms: it.since_unix_ms,
+            counted_unix_ms: it.counted_unix_ms,
+            minutes: it.minutes,
+        }),
         fork: book.fork.as_ref().map(written_fork),
         former_forks: book.former_forks.iter().map(written_fork).collect(),
     }

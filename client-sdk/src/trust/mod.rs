@@ -9,29 +9,36 @@ mod tests;
 
 use std::{
     path::Path,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use axis_proto::{
     hub::v1::{GetCheckpointRequest, GetConsistencyRequest, GetInfoRequest, GetInfoResponse, Reason},
-    note::CheckpointVerifier,
+    note::{Checkpoint, CheckpointVerifier},
     receipt::VerifiedReceipt,
     record::v1::Receipt,
+    tree::Hash,
 };
+use futures_util::{StreamExt as _, stream};
 
 pub use book::{Book, Log, Why, origin_of};
 use book::{SignedHead, begins, checkpoint_of};
 
 use crate::{
-    client::{Client, Inner},
+    client::{Client, Inner, now_unix_ms},
     error::{Error, HomeProblem, LogProblem, Result, Verification},
     files::Lock,
     home::{self, Home},
 };
 
-/// How often a busy client asks for proofs.
-const PROVE_INTERVAL: Duration = Duration::from_secs(60);
+/// How often a client asks for proofs, unless many heads wait.
+const PROVE_INTERVAL_MS: u64 = 60_000;
+/// How many proofs are asked for at once.
+const PROOFS_AT_ONCE: usize = 8;
 /// How long to wait for another process that writes the book.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -40,8 +47,10 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 pub struct Trust {
     home: Home,
     book: Mutex<Book>,
-    /// When the hub was last asked for proofs.
-    asked: Mutex<Option<Instant>>,
+    /// When the hub was last asked for proofs, in milliseconds since 1970.
+    asked: Mutex<Option<u64>>,
+    /// How far tests have moved the clock.
+    moved_ms: AtomicU64,
     /// One asks at a time.
     asking: tokio::sync::Mutex<()>,
 }
@@ -75,7 +84,7 @@ impl KnownLogs {
 
     /// Why nothing is trusted any more, if so.
     pub fn problem(&self) -> Option<LogProblem> {
-        self.0.fork().map(LogProblem::from)
+        self.0.fork().map(LogProblem::from).or_else(|| self.0.overdue())
     }
 }
 
@@ -125,7 +134,13 @@ impl Trust {
     /// The book of a home; it begins with the key of the enrolment.
     pub fn open(home: &Home, verifier_key: &str) -> Result<Self> {
         let book = Mutex::new(load(home, verifier_key)?);
-        Ok(Self { home: home.clone(), book, asked: Mutex::default(), asking: tokio::sync::Mutex::default() })
+        Ok(Self {
+            home: home.clone(),
+            book,
+            asked: Mutex::default(),
+            moved_ms: AtomicU64::new(0),
+            asking: tokio::sync::Mutex::default(),
+        })
     }
 
     /// What is known now.
@@ -145,26 +160,73 @@ impl Trust {
     }
 
     /// Verifies a receipt that the hub has just given, and takes notice of the
-    /// head in it.
+    /// head in it. A former log gives none any more that the current one does
+    /// not hold: nobody could prove it.
     pub fn verify(&self, receipt: &Receipt) -> Result<VerifiedReceipt> {
-        let mut book = self.book();
-        let verified = book.verify(receipt)?;
-        let note = checkpoint_of(receipt).unwrap_or_default();
-        let observed = book.observe(verified.checkpoint.clone(), note);
-        drop(book);
-        match observed {
-            Ok(()) => Ok(verified),
-            Err(problem) => {
-                self.keep_evidence();
-                Err(problem.into())
+        let verified = {
+            let book = self.book();
+            let verified = book.verify(receipt)?;
+            let Checkpoint { origin, size, .. } = &verified.checkpoint;
+            let held = book.held_of(origin);
+            if *size > held {
+                let detail = format!("the hub's log holds {held} records of {origin}, it is for {size}");
+                return Err(Verification::new("receipt", detail).into());
             }
+            verified
+        };
+        self.observe(verified.checkpoint.clone(), checkpoint_of(receipt).unwrap_or_default())?;
+        Ok(verified)
+    }
+
+    /// Remembers the head in a receipt of a log that is known. Any other log
+    /// has to be vouched for first.
+    pub fn remember(&self, receipt: &Receipt) -> Result<()> {
+        if origin_of(receipt).is_none_or(|origin| self.book().find(origin).is_none()) {
+            return Ok(());
         }
+        self.verify(receipt)?;
+        self.update(|book| {
+            if book.is_first() {
+                let seen = book.unproven.clone();
+                book.proven(&seen);
+            }
+        })
+    }
+
+    /// Takes notice of a head that the hub has shown.
+    fn observe(&self, checkpoint: Checkpoint, note: &str) -> Result<()> {
+        let observed = self.book().observe(checkpoint, note);
+        observed.map_err(|problem| {
+            self.keep_evidence();
+            problem.into()
+        })
     }
 
     /// Whether something is to be proven, and it is time.
     fn is_due(&self) -> bool {
         let asked = *self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        asked.is_none_or(|asked| asked.elapsed() >= PROVE_INTERVAL) && !self.book().unproven.is_empty()
+        // a clock that was set back makes it due
+        let passed = asked.map(|asked| self.now_unix_ms().checked_sub(asked));
+        let is_time = passed.is_none_or(|passed| passed.is_none_or(|passed| passed >= PROVE_INTERVAL_MS));
+        let book = self.book();
+        !book.unproven.is_empty() && (is_time || book.is_half_full() || book.overdue().is_some())
+    }
+
+    fn now_unix_ms(&self) -> u64 {
+        now_unix_ms() + self.moved_ms.load(Ordering::Relaxed)
+    }
+
+    /// The hub was asked in vain. An error if that was so for too long.
+    fn not_proven(&self) -> Result<()> {
+        let now = self.now_unix_ms();
+        // most say nothing new, and cost no write
+        if self.book().not_proven(now) {
+            self.update(|book| book.not_proven(now))?;
+        }
+        match self.book().overdue() {
+            Some(problem) => Err(problem.into()),
+            None => Ok(()),
+        }
     }
 
     /// Asks for proofs as soon as there is something to prove.
@@ -181,17 +243,14 @@ impl Trust {
         if let Some(saved) = file::load(&path)? {
             let seen = std::mem::take(&mut book.unproven);
             let fork = book.fork.take();
-            let fresh = std::mem::replace(&mut *book, saved);
-            let is_news = |fork: &book::Fork| {
-                fresh.current().verifier == book.current().verifier && !book.former_forks.contains(fork)
-            };
-            let fork = fork.filter(is_news);
+            *book = saved;
+            // whatever another process has gone on with, nobody has looked at this one yet
+            let fork = fork.filter(|fork| !book.former_forks.contains(fork));
             if book.fork.is_none() {
                 book.fork = fork;
             }
             for head in seen {
-                let checkpoint =
-                    axis_proto::note::Checkpoint { origin: head.origin, size: head.size, root: head.root };
+                let checkpoint = Checkpoint { origin: head.origin, size: head.size, root: head.root };
                 // a fork is kept in the book
                 let _known = book.observe(checkpoint, &head.note);
             }
@@ -264,13 +323,55 @@ impl Inner {
         self.trust.verify(receipt)
     }
 
-    /// Asks about the log of a receipt if it is not known.
+    /// Asks about the log of a receipt if it is not known; has those before it
+    /// proven if no more heads are to be taken.
     pub async fn know_log_of(&self, receipt: Option<&Receipt>) -> Result<()> {
         let Some(origin) = receipt.and_then(origin_of) else { return Ok(()) };
         if self.trust.book().find(origin).is_none() {
             self.meet().await?;
         }
-        Ok(())
+        let is_full = || self.trust.book().full().is_some();
+        if !is_full() {
+            return Ok(());
+        }
+        let _asking = self.trust.asking.lock().await;
+        if !is_full() {
+            return Ok(());
+        }
+        match self.retried(|| self.prove()).await {
+            Err(error) if !is_about_log(&error) => {
+                tracing::debug!(%error, "no more heads of the log are taken");
+                self.trust.not_proven()?;
+                let book = self.trust.book();
+                let problem = book.full().map(|head| book.not_proven_since(head));
+                problem.map_or(Ok(()), |problem| Err(problem.into()))
+            }
+            proven => proven,
+        }
+    }
+
+    /// An error if nothing is to be done with the hub: its log was seen to be
+    /// two, or it has not been proven for too long and is not now.
+    pub async fn check_log(&self) -> Result<()> {
+        self.trust.check()?;
+        let overdue = || self.trust.book().overdue();
+        if overdue().is_none() {
+            return Ok(());
+        }
+        let _asking = self.trust.asking.lock().await;
+        match self.prove().await {
+            Err(error) if is_about_log(&error) => return Err(error),
+            Err(error) => tracing::debug!(%error, "the log's heads are still not proven"),
+            Ok(()) => {}
+        }
+        overdue().map_or(Ok(()), |problem| Err(problem.into()))
+    }
+
+    /// Has all that was seen proven now.
+    pub async fn prove_all(&self) -> Result<()> {
+        self.trust.check()?;
+        let _asking = self.trust.asking.lock().await;
+        self.prove().await
     }
 
     /// Asks the hub what it is, and goes on with its log if the one that is
@@ -320,71 +421,100 @@ impl Inner {
     }
 
     /// Has the heads that were seen proven against each other, if it is time.
-    /// Only what the hub cannot explain is an error; what it does not answer
-    /// now is asked again.
+    /// What the hub cannot explain is an error; what it does not answer now is
+    /// asked again, for as long as [`book::OVERDUE_MINUTES_MAX`] says.
     pub async fn mind_log(&self) -> Result<()> {
         self.trust.check()?;
         if !self.trust.is_due() {
             return Ok(());
         }
         let Ok(_asking) = self.trust.asking.try_lock() else { return Ok(()) };
-        *self.trust.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self.trust.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.trust.now_unix_ms());
         match self.prove().await {
-            Err(error @ (Error::Log(_) | Error::Home(_))) => Err(error),
-            Err(error) => {
+            Err(error) if !is_about_log(&error) => {
                 tracing::debug!(%error, "the log's heads were not proven now");
-                Ok(())
+                // another call was answered just before
+                self.trust.not_proven()
             }
-            Ok(()) => Ok(()),
+            proven => proven,
         }
     }
 
     async fn prove(&self) -> Result<()> {
+        for _ in 0..2 {
+            let Some(refused) = self.proven_but().await? else { return Ok(()) };
+            // restored, or its log went back; or it has grown meanwhile: it is asked once more
+            if !self.met(&self.ask_info().await?)? {
+                self.shows(&refused).await?;
+            }
+        }
+        let now = self.trust.now_unix_ms();
+        self.trust.update(|book| book.refused(now))?;
+        let problem = self.trust.book().overdue();
+        problem.map_or(Ok(()), |problem| Err(problem.into()))
+    }
+
+    /// Has what waits proven; the head of a size that the hub says it does not
+    /// have, if there is one.
+    async fn proven_but(&self) -> Result<Option<SignedHead>> {
         let (first, heads) = {
             let book = self.trust.book();
             (book.is_first(), book.to_prove())
         };
         if first {
-            return self.trust.update(|book| {
+            self.trust.update(|book| {
                 let seen = book.unproven.clone();
                 book.proven(&seen);
-            });
+            })?;
+            return Ok(None);
         }
-        for pair in heads.windows(2) {
-            let [older, newer] = pair else { continue };
-            let request = GetConsistencyRequest { old_size: older.size, new_size: newer.size };
-            let answer = self.timed(self.evidence().get_consistency(self.request(request))).await;
-            let hashes = match answer {
-                Ok(answer) => answer.hashes,
-                Err(error) if error.reason() == Some(Reason::FieldInvalid) => {
-                    return self.is_shorter(newer).await;
+        let mut proofs = stream::iter(1..heads.len())
+            .map(|at| {
+                let sizes = (heads[at - 1].size, heads[at].size);
+                async move { (at, self.proof(sizes).await) }
+            })
+            .buffered(PROOFS_AT_ONCE);
+        while let Some((at, proof)) = proofs.next().await {
+            let (older, newer) = (&heads[at - 1], &heads[at]);
+            match proof {
+                Ok(hashes) if hashes.as_ref().is_some_and(|hashes| begins(older, newer, hashes)) => {}
+                Ok(_) => {
+                    return Err(self.trust.update(|book| book.forked(older.clone(), newer.clone()))?.into());
                 }
+                Err(error) if error.reason() == Some(Reason::FieldInvalid) => return Ok(Some(newer.clone())),
                 Err(error) => return Err(error),
-            };
-            let hashes: Option<Vec<[u8; 32]>> =
-                hashes.iter().map(|hash| hash.as_ref().try_into().ok()).collect();
-            if !hashes.is_some_and(|hashes| begins(older, newer, &hashes)) {
-                return Err(self.trust.update(|book| book.forked(older.clone(), newer.clone()))?.into());
             }
         }
-        self.trust.update(|book| book.proven(&heads))
+        drop(proofs);
+        self.trust.update(|book| book.proven(&heads))?;
+        Ok(None)
     }
 
-    /// The hub does not know a size that it has signed: it was restored, or
-    /// its log went back.
-    async fn is_shorter(&self, seen: &SignedHead) -> Result<()> {
-        if self.met(&self.ask_info().await?)? {
-            return Ok(());
-        }
+    /// The hub's proof that one size goes on from another; none if what it
+    /// answers is none.
+    async fn proof(&self, (old_size, new_size): (u64, u64)) -> Result<Option<Vec<Hash>>> {
+        let request = GetConsistencyRequest { old_size, new_size };
+        let answer = self.timed(self.evidence().get_consistency(self.request(request))).await?;
+        Ok(answer.hashes.iter().map(|hash| hash.as_ref().try_into().ok()).collect())
+    }
+
+    /// What the hub shows instead of a size that it does not know, although it
+    /// has signed it: a smaller one is a fork, a larger one is to be proven.
+    async fn shows(&self, seen: &SignedHead) -> Result<()> {
         let answer =
             self.timed(self.evidence().get_checkpoint(self.request(GetCheckpointRequest {}))).await?;
         let verified = self.trust.book().current().verifier.verify(&answer.checkpoint);
         let checkpoint = verified.map_err(|error| Verification::new("checkpoint", error.to_string()))?;
-        if checkpoint.origin != seen.origin || checkpoint.size >= seen.size {
-            // it has grown meanwhile: next time
-            return Ok(());
+        if checkpoint.size >= seen.size {
+            return self.trust.observe(checkpoint, &answer.checkpoint);
         }
         let shown = SignedHead::of(checkpoint, &answer.checkpoint);
         Err(self.trust.update(|book| book.forked(seen.clone(), shown))?.into())
     }
+}
+
+/// Whether an error says that the log is not to be trusted, or that this
+/// cannot be written down.
+fn is_about_log(error: &Error) -> bool {
+    matches!(error, Error::Log(_) | Error::Home(_) | Error::Io { .. })
 }

@@ -11,8 +11,14 @@ use axis_proto::{
 };
 use prost::Message as _;
 
-use super::{book::UNPROVEN_MAX, *};
-use crate::testing::Enrolled;
+use super::{
+    book::{RUNGS_MAX, SEEN_MAX, UNPROVEN_MAX},
+    *,
+};
+use crate::{
+    Outgoing, ReceiveOptions, quiet,
+    testing::{Enrolled, FakeHub},
+};
 
 /// A log, whose leaves are ours to choose.
 struct Made {
@@ -134,14 +140,77 @@ fn another_history_is_a_fork_and_ends_all_trust() {
 }
 
 #[test]
-fn what_waits_is_bounded_and_the_largest_stays() {
+fn no_head_is_forgotten_before_it_is_proven() {
     let (mut log, mut book) = begun();
-    log.grow(250, 0);
-    for size in (1..=240).rev() {
-        log.show(&mut book, size).unwrap();
+    log.grow(300, 0);
+    log.show(&mut book, 1).unwrap();
+    assert!(log.prove(&mut book));
+    let mut other = Made::new("hub/log/1", 1);
+    other.grow(100, 9);
+    other.show(&mut book, 100).unwrap();
+    let at = |book: &Book| (book.is_half_full(), book.full().map(|head| head.size));
+    for size in 101..=300 {
+        let waiting = book.unproven.len();
+        let expected = (waiting >= UNPROVEN_MAX / 2, (waiting >= UNPROVEN_MAX).then_some(size - 1));
+        assert_eq!(at(&book), expected);
+        log.show(&mut book, size as usize).unwrap();
     }
-    assert_eq!(book.unproven.len(), UNPROVEN_MAX);
-    assert_eq!(book.to_prove().last().unwrap().size, 240);
+    assert!(!log.prove(&mut book), "the forged head is still there");
+    // a process that takes more than it is told to is stopped
+    let mut book = begun().1;
+    log.grow(2 * SEEN_MAX, 0);
+    let note = log.head(1).1;
+    let shown = |size: usize| Checkpoint { origin: "hub/log/1".into(), size: size as u64, root: [7; 32] };
+    let taken = (1..2 * SEEN_MAX).take_while(|size| book.observe(shown(*size), &note).is_ok()).count();
+    assert_eq!((taken, book.unproven.len()), (SEEN_MAX, SEEN_MAX));
+}
+
+#[test]
+fn a_restore_below_what_is_remembered_rewrites_nothing_unseen() {
+    let (log, mut book) = begun();
+    for size in (5..=30).step_by(5) {
+        log.show(&mut book, size).unwrap();
+        assert!(log.prove(&mut book));
+    }
+    // another history altogether, signed by the same key, goes on from below the last head
+    let mut other = Made::new("hub/log/1", 1);
+    other.grow(29, 9);
+    let (mut second, step) = other.restored(29, "hub/log/2", 1, true);
+    second.grow(60, 9);
+    let mut restored = book.clone();
+    let steps = restored.way_to(&second.signer.verifier_key(), &[step]).unwrap().unwrap();
+    restored.succeed(steps).unwrap();
+    assert_eq!(restored.unproven.iter().map(|head| head.size).collect::<Vec<_>>(), [25]);
+    second.show(&mut restored, 36).unwrap();
+    assert!(!second.prove(&mut restored), "it does not hold what was proven before");
+    // nor does one that goes on from exactly what was proven
+    let (fifteen, step) = other.restored(15, "hub/log/2", 1, true);
+    let steps = book.way_to(&fifteen.signer.verifier_key(), &[step]).unwrap().unwrap();
+    assert!(book.clone().succeed(steps).is_err());
+
+    // an honest one does, twice, and the ladder goes with it
+    let (mut second, step) = log.restored(29, "hub/log/2", 2, true);
+    let steps = book.way_to(&second.signer.verifier_key(), &[step]).unwrap().unwrap();
+    book.succeed(steps).unwrap();
+    second.grow(60, 2);
+    second.show(&mut book, 50).unwrap();
+    let (third, step) = second.restored(18, "hub/log/3", 3, true);
+    let mut again = book.clone();
+    let steps = again.way_to(&third.signer.verifier_key(), &[step]).unwrap().unwrap();
+    again.succeed(steps).unwrap();
+    assert_eq!(again.to_prove().iter().map(|head| head.size).collect::<Vec<_>>(), [15, 18]);
+    assert!(second.prove(&mut book) && third.prove(&mut again));
+
+    // and it stays thin
+    second.grow(700, 2);
+    for size in (60..700).step_by(3) {
+        second.show(&mut book, size).unwrap();
+        assert!(second.prove(&mut book));
+    }
+    let head = book.current().head.as_ref().unwrap().size;
+    let doublings: Vec<u32> = book.ladder.iter().map(|rung| (head - rung.size).ilog2()).collect();
+    assert!(doublings.windows(2).all(|pair| pair[0] > pair[1]), "{doublings:?}");
+    assert!(doublings.len() > 6 && doublings.len() <= RUNGS_MAX, "{doublings:?}");
 }
 
 #[test]
@@ -361,4 +430,205 @@ async fn a_fork_is_kept_and_nothing_is_done_after_it() {
     file::save(&enrolled.folder.path().join("log.json"), &book).unwrap();
     trust.check().unwrap();
     trust.verify(&enrolled.receipt(3, event("o"))).unwrap();
+}
+
+#[tokio::test]
+async fn a_former_log_gives_no_receipts_any_more() {
+    let enrolled = Enrolled::new().await;
+    let trust = &enrolled.inner().trust;
+    let receipt =
+        |sequence| enrolled.receipt(sequence, Event::ClockConfirmed(ClockConfirmed { operator: "o".into() }));
+    let kept = receipt(30);
+    trust.verify(&kept).unwrap();
+    let mut log = Made { signer: enrolled.log.clone(), leaves: Vec::new() };
+    log.grow(20, 0);
+    let (new, step) = log.restored(20, "hub.test/log2", 9, true);
+    trust
+        .update(|book| {
+            let steps = book.way_to(&new.signer.verifier_key(), &[step]).unwrap().unwrap();
+            book.succeed(steps).unwrap();
+        })
+        .unwrap();
+    trust.verify(&receipt(3)).expect("the current log may hold it");
+    for lost in [&kept, &receipt(50)] {
+        let error = trust.verify(lost).unwrap_err();
+        assert!(matches!(error, Error::Verification(_)), "{error:?}");
+        assert!(trust.book().verify(lost).is_ok(), "what was kept stays evidence");
+    }
+}
+
+#[test]
+fn a_fork_is_kept_whatever_another_process_has_gone_on_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = Home::at(folder.path());
+    let (log, book) = begun();
+    let key = book.current().verifier.verifier_key();
+    let (ours, theirs) = (Trust::open(&home, &key).unwrap(), Trust::open(&home, &key).unwrap());
+    let (one, two) = (log.head(7), log.head(8));
+    ours.book().forked(SignedHead::of(one.0, &one.1), SignedHead::of(two.0, &two.1));
+    let (second, step) = log.restored(20, "hub/log/2", 2, true);
+    theirs
+        .update(|book| {
+            let steps = book.way_to(&second.signer.verifier_key(), &[step]).unwrap().unwrap();
+            book.succeed(steps).unwrap();
+        })
+        .unwrap();
+    ours.keep_evidence();
+    let saved = file::load(&home.log()).unwrap().unwrap();
+    assert_eq!((saved.logs().len(), saved.fork().is_some()), (2, true));
+    // what a person has looked at is not evidence again
+    theirs.update(|book| book.accept(second.signer.verifier(), &[])).unwrap().unwrap();
+    ours.keep_evidence();
+    assert!(file::load(&home.log()).unwrap().unwrap().fork().is_none());
+}
+
+/// A client that has seen two heads, and a hub that answers as it is told.
+async fn asked(
+    proof: impl Fn(u64, u64) -> Result<Vec<Hash>, tonic::Status> + Send + Sync + 'static,
+    checkpoint: impl FnOnce(&Made) -> String,
+) -> (Enrolled, Made) {
+    let enrolled = Enrolled::new().await;
+    let mut log = Made { signer: enrolled.log.clone(), leaves: Vec::new() };
+    log.grow(40, 0);
+    {
+        let mut book = enrolled.inner().trust.book();
+        log.show(&mut book, 7).unwrap();
+        assert!(log.prove(&mut book));
+        log.show(&mut book, 9).unwrap();
+    }
+    let info = GetInfoResponse {
+        hub_id: "hub.test".into(),
+        log_verifier_key: log.signer.verifier_key(),
+        ..GetInfoResponse::default()
+    };
+    FakeHub { info, proof: std::sync::Arc::new(proof), checkpoint: checkpoint(&log) }.serve(&enrolled).await;
+    (enrolled, log)
+}
+
+fn refusal(code: tonic::Code, reason: &str) -> tonic::Status {
+    use tonic_types::StatusExt as _;
+    let mut details = tonic_types::ErrorDetails::new();
+    details.set_error_info(reason, "axis", std::collections::HashMap::new());
+    tonic::Status::with_error_details(code, "no", details)
+}
+
+fn is_unproven(error: &Error) -> bool {
+    matches!(error, Error::Log(LogProblem::Unproven { shown, .. }) if shown.size == 9)
+}
+
+/// After ten minutes at the latest nothing is sent or received any more, by
+/// any process of this home.
+async fn ends_trust(enrolled: Enrolled) {
+    let trust = &enrolled.inner().trust;
+    let mut minutes = 0;
+    let error = loop {
+        match enrolled.inner().mind_log().await {
+            Ok(()) => minutes += 1,
+            Err(error) => break error,
+        }
+        assert!(minutes <= book::OVERDUE_MINUTES_MAX, "trusted for ever");
+        trust.moved_ms.fetch_add(60_000, Ordering::Relaxed);
+    };
+    assert!(is_unproven(&error), "after {minutes} minutes: {error:?}");
+    let again = Client::connect_with(enrolled.folder.path(), crate::testing::impatient()).await.unwrap();
+    for client in [&enrolled.client, &again] {
+        let code = |code: &str| code.parse().unwrap();
+        let outgoing = Outgoing::new(code("H53"), "V/v").to(code("G22")).bytes("a.txt", "bytes");
+        let error = client.send(outgoing, &quiet).await.unwrap_err();
+        assert!(is_unproven(&error), "{error:?}");
+        let error = client.receive(ReceiveOptions::default()).await.unwrap_err();
+        assert!(is_unproven(&error), "{error:?}");
+    }
+    let known = KnownLogs::load(enrolled.folder.path()).unwrap().unwrap();
+    assert!(matches!(known.problem(), Some(LogProblem::Unproven { .. })));
+}
+
+#[tokio::test]
+async fn a_hub_that_never_proves_is_not_trusted_for_ever() {
+    let none = |_: &Made| String::new();
+    let away = asked(|_, _| Err(tonic::Status::unavailable("no")), none).await;
+    ends_trust(away.0).await;
+    for (code, reason) in [(tonic::Code::ResourceExhausted, "BUSY"), (tonic::Code::NotFound, "NOT_FOUND")] {
+        ends_trust(asked(move |_, _| Err(refusal(code, reason)), none).await.0).await;
+    }
+    // no checkpoint that verifies, instead of the size that it signed
+    let invalid = || refusal(tonic::Code::InvalidArgument, "FIELD_INVALID");
+    ends_trust(asked(move |_, _| Err(invalid()), none).await.0).await;
+}
+
+#[tokio::test]
+async fn a_hub_that_refuses_what_it_has_signed_is_not_trusted_at_once() {
+    let invalid = || refusal(tonic::Code::InvalidArgument, "FIELD_INVALID");
+    let (enrolled, _) = asked(move |_, _| Err(invalid()), |log| log.head(12).1).await;
+    let error = enrolled.inner().mind_log().await.unwrap_err();
+    assert!(matches!(error, Error::Log(LogProblem::Unproven { .. })), "{error:?}");
+    // a smaller one is a fork
+    let (enrolled, _) = asked(move |_, _| Err(invalid()), |log| log.head(8).1).await;
+    let error = enrolled.inner().mind_log().await.unwrap_err();
+    assert!(matches!(error, Error::Log(LogProblem::Forked { .. })), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_hub_that_proves_again_is_trusted_again() {
+    let proves = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (told, leaves) = (proves.clone(), {
+        let mut made = Made::new("any", 1);
+        made.grow(40, 0);
+        made.leaves
+    });
+    let proof = move |old: u64, new: u64| match told.load(Ordering::Relaxed) {
+        true => Ok(tree::consistency_of(&leaves[..new as usize], old as usize)),
+        false => Err(tonic::Status::unavailable("no")),
+    };
+    let (enrolled, mut log) = asked(proof, |_| String::new()).await;
+    log.grow(100, 0);
+    let inner = enrolled.inner();
+    while inner.mind_log().await.is_ok() {
+        inner.trust.moved_ms.fetch_add(60_000, Ordering::Relaxed);
+    }
+    assert!(inner.check_log().await.is_err());
+    proves.store(true, Ordering::Relaxed);
+    inner.check_log().await.unwrap();
+    assert_eq!(known(&inner.trust.book()), (9, 0));
+    // a minute is waited for, unless half of what may wait does
+    log.show(&mut inner.trust.book(), 10).unwrap();
+    assert!(!inner.trust.is_due());
+    for size in 11..10 + UNPROVEN_MAX / 2 {
+        log.show(&mut inner.trust.book(), size).unwrap();
+    }
+    assert!(inner.trust.is_due());
+}
+
+#[tokio::test]
+async fn a_pause_is_no_refusal() {
+    let (enrolled, _) = asked(|_, _| Err(tonic::Status::unavailable("no")), |_| String::new()).await;
+    for _ in 0..book::OVERDUE_MINUTES_MAX {
+        enrolled.inner().mind_log().await.expect("hours without any call count as one minute");
+        enrolled.inner().trust.moved_ms.fetch_add(10_000_000, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn no_more_heads_are_taken_than_are_proven() {
+    let asked_for = std::sync::Arc::new(AtomicU64::new(0));
+    let counted = asked_for.clone();
+    let (enrolled, mut log) = asked(
+        move |_, _| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Err(tonic::Status::unavailable("no"))
+        },
+        |_| String::new(),
+    )
+    .await;
+    log.grow(200, 0);
+    let inner = enrolled.inner();
+    let receipt = enrolled.receipt(3, Event::ClockConfirmed(ClockConfirmed { operator: "o".into() }));
+    inner.know_log_of(Some(&receipt)).await.unwrap();
+    assert_eq!(asked_for.load(Ordering::Relaxed), 0);
+    for size in 10..10 + UNPROVEN_MAX {
+        log.show(&mut inner.trust.book(), size).unwrap();
+    }
+    let error = inner.know_log_of(Some(&receipt)).await.unwrap_err();
+    assert!(matches!(error, Error::Log(LogProblem::Unproven { .. })), "{error:?}");
+    assert!(asked_for.load(Ordering::Relaxed) > 0);
 }

@@ -10,7 +10,10 @@ use axis_client::{
 };
 use serde_json::json;
 
-use crate::{output::Output, words::Word};
+use crate::{
+    output::{Output, time},
+    words::Word,
+};
 
 /// Why a command did not do what it should.
 #[derive(Debug)]
@@ -193,11 +196,16 @@ pub fn message(error: &Error, output: &Output) -> String {
                 output.text(Word::Damaged, &[("path", path), ("detail", detail)])
             }
             HomeProblem::Busy { home } => output.text(Word::Busy, &[("home", home)]),
+            HomeProblem::BeingSent { envelope_id } => output.text(Word::BeingSent, &[("id", envelope_id)]),
             other => other.to_string(),
         },
         Error::Log(problem) => match problem {
             LogProblem::Forked { remembered, shown } => {
                 output.text(Word::LogForked, &[("remembered", remembered), ("shown", shown)])
+            }
+            LogProblem::Unproven { since_unix_ms, shown } => {
+                let since = since_unix_ms.map_or_else(|| "–".to_owned(), time);
+                output.text(Word::LogUnproven, &[("shown", shown), ("since", &since)])
             }
             LogProblem::Unknown { known, verifier_key } => {
                 output.text(Word::LogUnknown, &[("known", known), ("key", verifier_key)])
@@ -246,6 +254,7 @@ fn hint(error: &Error) -> Option<Word> {
         },
         Error::Verification(_) => Word::HintVerification,
         Error::Log(LogProblem::Forked { .. }) => Word::HintLogForked,
+        Error::Log(LogProblem::Unproven { .. }) => Word::HintLogUnproven,
         Error::Log(_) => Word::HintLogAccept,
         Error::MailboxGap { .. } => Word::HintGap,
         Error::Home(HomeProblem::NotEnrolled { .. }) => Word::HintEnrolFirst,

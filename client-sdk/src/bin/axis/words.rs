@@ -279,11 +279,19 @@ words! {
         en: "the hub's log is now {key}, and {known} did not sign for it",
         vi: "nhật ký của trục nay là {key}, nhưng {known} không ký xác nhận"
     }
+    LogUnproven {
+        en: "the hub does not prove that its log holds what it has signed: {shown}; asked in vain since {since}",
+        vi: "trục không chứng minh được nhật ký còn giữ những gì đã ký: {shown}; đã hỏi không được từ {since}"
+    }
     HintLogForked {
         en: "do not go on; send {home}/log.json to the hub's operators: it holds both, signed. \
              Once they have given you the key of the right log: axis log accept --key VKEY",
         vi: "không nên tiếp tục; hãy gửi {home}/log.json cho đơn vị vận hành trục: tệp này giữ cả hai, có chữ ký. \
              Khi được cấp khóa của nhật ký đúng: axis log accept --key VKEY"
+    }
+    HintLogUnproven {
+        en: "tell the hub's operators; every command asks the hub again, and goes on once it has proven it",
+        vi: "báo cho đơn vị vận hành trục; mỗi lệnh sẽ hỏi lại trục và tiếp tục khi trục đã chứng minh được"
     }
     HintLogAccept {
         en: "ask the hub's operators, not the hub, whether this key is theirs; if it is: axis log accept --key VKEY",
@@ -354,8 +362,12 @@ words! {
     }
     Damaged { en: "{path} is damaged: {detail}", vi: "{path} bị hỏng: {detail}" }
     Busy {
-        en: "another process receives with {home}",
-        vi: "một tiến trình khác đang nhận văn bản với {home}"
+        en: "another process receives, or reads the feed, with {home}",
+        vi: "một tiến trình khác đang nhận văn bản hoặc đọc nguồn tin với {home}"
+    }
+    BeingSent {
+        en: "another process sends envelope {id}",
+        vi: "một tiến trình khác đang gửi văn bản {id}"
     }
     CannotRead { en: "cannot read {path}: {why}", vi: "không đọc được {path}: {why}" }
     CannotWrite { en: "cannot write {path}: {why}", vi: "không ghi được {path}: {why}" }
