@@ -11,7 +11,7 @@ use std::{
 
 use axis_proto::{
     hub::v1::{FeedEntry, FollowRequest, ReadFeedRequest},
-    record::v1::{Receipt, Record},
+    record::v1::{FeedPlace, Receipt, Record},
 };
 use futures_util::Stream;
 use serde::{Deserialize, Serialize};
@@ -19,8 +19,9 @@ use tokio::sync::mpsc;
 
 use crate::{
     client::{Client, Inner},
-    error::{Again, Error, Result, Verification},
-    files, format, receipt,
+    error::{Again, Error, HomeProblem, Result, Verification},
+    files::{self, Lock},
+    format, receipt,
     retry::Effort,
 };
 
@@ -67,6 +68,8 @@ struct Cursor {
     path: PathBuf,
     written: Instant,
     pending: Option<SavedCursor>,
+    /// Two that read on would move it for each other.
+    _lock: Lock,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,20 +82,28 @@ struct SavedCursor {
 
 const ENTRIES_AHEAD: usize = 64;
 const CURSOR_INTERVAL: Duration = Duration::from_secs(1);
+/// How long to wait for another reader of the same home that is ending.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Client {
-    /// Reads this system's feed.
+    /// Reads this system's feed. One reader at a time goes on where the home
+    /// left off.
     pub async fn feed(&self, options: FeedOptions) -> Result<Feed> {
         let path = self.inner.home.feed();
-        self.inner.trust.check()?;
+        self.inner.check_log().await?;
         let (from, cursor) = match options.after {
             Some(after) => (SavedCursor { after, log: String::new() }, None),
             None => {
+                let lock = Lock::take(&self.inner.home.feed_lock(), LOCK_PATIENCE).await?;
+                let Some(_lock) = lock else {
+                    let home = self.inner.home.path().display().to_string();
+                    return Err(HomeProblem::Busy { home }.into());
+                };
                 let saved: SavedCursor = match files::read_if_there(&path)? {
                     Some(bytes) => format::from_json(&path, &bytes)?,
                     None => SavedCursor::default(),
                 };
-                (saved, Some(Cursor { path, written: Instant::now(), pending: None }))
+                (saved, Some(Cursor { path, written: Instant::now(), pending: None, _lock }))
             }
         };
         let (sender, entries) = mpsc::channel(ENTRIES_AHEAD);
@@ -232,15 +243,17 @@ async fn rewound(inner: &Inner, after: u64, held: u64) -> Result<u64> {
         inner.timed(inner.feed().read_feed(inner.request(request))).await
     };
     let first = entry_after(0).await?;
-    let Some(oldest) = first.entries.first() else { return Ok(0) };
+    let high = after.min(first.high);
+    let Some(oldest) = first.entries.into_iter().next() else { return Ok(0) };
+    let oldest = placed(inner, oldest).await?.feed_sequence;
     // what is older than all that is kept was there before
-    let (mut low, mut high) = (oldest.feed_sequence - 1, after.min(first.high));
+    let (mut low, mut high) = (oldest.saturating_sub(1), high);
     while low < high {
         let middle = high - (high - low) / 2;
         let page = entry_after(middle - 1).await?;
         let found = page.entries.into_iter().next();
         let is_held = match found.filter(|entry| entry.feed_sequence == middle) {
-            Some(entry) => inner.verified(&receipt::required(entry.receipt)?).await?.record.sequence < held,
+            Some(entry) => placed(inner, entry).await?.record.sequence < held,
             None => false,
         };
         if is_held { low = middle } else { high = middle - 1 }
@@ -262,8 +275,7 @@ async fn read_from(
         }
         inner.mind_log().await?;
         for entry in answer.entries {
-            inner.know_log_of(entry.receipt.as_ref()).await?;
-            let entry = Entry { item: checked(inner, entry, after)?, log: log.clone() };
+            let entry = Entry { item: checked(inner, entry, after).await?, log: log.clone() };
             if entries.send(Ok(entry)).await.is_err() {
                 return Ok(());
             }
@@ -291,9 +303,8 @@ async fn follow_from(
             () = entries.closed() => return Ok(()),
         };
         let Some(entry) = message.ok_or_else(|| Error::broken(&address))?.entry else { continue };
-        inner.know_log_of(entry.receipt.as_ref()).await?;
         inner.mind_log().await?;
-        let entry = Entry { item: checked(inner, entry, after)?, log: log.clone() };
+        let entry = Entry { item: checked(inner, entry, after).await?, log: log.clone() };
         if entries.send(Ok(entry)).await.is_err() {
             return Ok(());
         }
@@ -301,28 +312,40 @@ async fn follow_from(
 }
 
 /// An entry whose receipt verifies and whose number is the next one.
-fn checked(inner: &Inner, entry: FeedEntry, after: &mut u64) -> Result<FeedItem> {
-    let bad = |detail: String| Error::from(Verification::new("feed", detail));
+async fn checked(inner: &Inner, entry: FeedEntry, after: &mut u64) -> Result<FeedItem> {
     // from the beginning of what is kept, any number is the first
     if *after > 0 && entry.feed_sequence != *after + 1 {
         return Err(bad(format!("entry {} came after {after}", entry.feed_sequence)));
     }
-    let found = receipt::required(entry.receipt)?;
-    let identity = inner.identity();
-    let record = inner.trust.verify(&found)?.record;
+    let item = placed(inner, entry).await?;
+    *after = item.feed_sequence;
+    Ok(item)
+}
+
+/// An entry whose receipt verifies, and whose record says that it has this
+/// number in our feed.
+async fn placed(inner: &Inner, entry: FeedEntry) -> Result<FeedItem> {
+    let receipt = receipt::required(entry.receipt)?;
+    let record = inner.verified(&receipt).await?.record;
+    let (identity, feed_sequence) = (inner.identity(), entry.feed_sequence);
     let system = identity.profile.system_id.as_str();
-    let placed =
-        record.feeds.iter().any(|place| place.system == system && place.feed_sequence == entry.feed_sequence);
-    if !placed {
-        return Err(bad(format!("record {} is not entry {}", record.sequence, entry.feed_sequence)));
+    let is_ours = |place: &FeedPlace| place.system == system && place.feed_sequence == feed_sequence;
+    if !record.feeds.iter().any(is_ours) {
+        return Err(bad(format!("record {} is not entry {feed_sequence}", record.sequence)));
     }
-    *after = entry.feed_sequence;
-    Ok(FeedItem { feed_sequence: entry.feed_sequence, record, receipt: found })
+    Ok(FeedItem { feed_sequence, record, receipt })
+}
+
+fn bad(detail: String) -> Error {
+    Verification::new("feed", detail).into()
 }
 
 #[cfg(test)]
 mod tests {
+    use axis_proto::record::v1::{ClockConfirmed, record::Event};
+
     use super::*;
+    use crate::testing::Enrolled;
 
     #[tokio::test]
     async fn an_entry_is_read_when_the_next_is_asked_for() {
@@ -337,12 +360,41 @@ mod tests {
             let item = FeedItem { feed_sequence, record: Record::default(), receipt: Receipt::default() };
             sender.send(Ok(Entry { item, log: "hub/log/1".into() })).await.unwrap();
         }
-        let cursor = Cursor { path: path.clone(), written: Instant::now(), pending: None };
+        let _lock = Lock::try_take(&home.path().join("feed.lock")).unwrap().unwrap();
+        let cursor = Cursor { path: path.clone(), written: Instant::now(), pending: None, _lock };
         let mut feed = Feed { entries, cursor: Some(cursor), last: None };
         for expected in 1..=3 {
             assert_eq!(feed.next().await.unwrap().unwrap().feed_sequence, expected);
         }
         drop(feed);
         assert_eq!(after(), Some(2), "the third was given out, but nobody came back for more");
+    }
+
+    #[tokio::test]
+    async fn one_reader_at_a_time_goes_on_where_the_home_left_off() {
+        let enrolled = Enrolled::new().await;
+        let first = enrolled.client.feed(FeedOptions::default()).await.unwrap();
+        let asked = FeedOptions { after: Some(3), follow: false };
+        enrolled.client.feed(asked).await.expect("who names a number moves nobody's cursor");
+        let lock = enrolled.inner().home.feed_lock();
+        assert!(Lock::try_take(&lock).unwrap().is_none());
+        drop(first);
+        assert!(Lock::try_take(&lock).unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn an_entry_is_the_one_that_its_record_names() {
+        let enrolled = Enrolled::new().await;
+        let entry = |system: &str, number| {
+            let feeds = vec![FeedPlace { system: system.to_owned(), feed_sequence: number }];
+            let event = Some(Event::ClockConfirmed(ClockConfirmed { operator: "o".into() }));
+            let record = Record { sequence: 3, feeds, event, ..Record::default() };
+            FeedEntry { feed_sequence: 7, receipt: Some(enrolled.receipt_of(record)) }
+        };
+        assert!(placed(enrolled.inner(), entry("tayninh", 7)).await.is_ok());
+        for wrong in [entry("vpcp", 7), entry("tayninh", 8)] {
+            let error = placed(enrolled.inner(), wrong).await.unwrap_err();
+            assert!(matches!(error, Error::Verification(_)), "{error:?}");
+        }
     }
 }

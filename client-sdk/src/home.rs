@@ -82,6 +82,11 @@ impl Home {
         self.0.join("feed.json")
     }
 
+    /// Held by the one reader that goes on from there.
+    pub fn feed_lock(&self) -> PathBuf {
+        self.0.join("feed.lock")
+    }
+
     /// What this side answered, for good.
     pub fn answered(&self) -> PathBuf {
         self.0.join("answered")
