@@ -78,6 +78,9 @@ impl Client {
             if let Some(entry) = Entry::open(&inner.home, envelope_id)? {
                 return hand_over(inner, entry, watch).await;
             }
+            if outbox::is_waiting(&inner.home, envelope_id) {
+                return Err(outbox::being_sent(*envelope_id));
+            }
         }
         let entry = seal_into_outbox(inner, outgoing, watch).await?;
         hand_over(inner, entry, watch).await
@@ -264,8 +267,13 @@ async fn read_through(
 
 /// Hands an entry over and moves it where it belongs.
 async fn hand_over(inner: &Inner, entry: Entry, watch: Watch<'_>) -> Result<Sent> {
-    inner.trust.check()?;
     let envelope_id = entry.plan.envelope_id;
+    // another process had the same id, and was quicker: its bytes are the envelope
+    if let Some(sent) = already_sent(inner, &envelope_id)? {
+        blocking(move || entry.discard()).await?;
+        return Ok(sent);
+    }
+    inner.check_log().await?;
     let outcome = match entry.receipt() {
         // accepted before a crash, only not moved
         Ok(Some(receipt)) => {
@@ -437,7 +445,7 @@ mod tests {
     use axis_proto::record::v1::Accepted;
 
     use super::*;
-    use crate::testing::Enrolled;
+    use crate::{error::HomeProblem, testing::Enrolled};
 
     #[tokio::test]
     async fn files_are_read_once_and_kept_if_they_must_be() {
@@ -540,6 +548,40 @@ mod tests {
             let error = check(change).unwrap_err();
             assert!(matches!(error, Error::Verification(_)), "{error:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_id_that_another_process_sends_is_not_sealed_anew() {
+        let enrolled = Enrolled::new().await;
+        let (client, inner) = (&enrolled.client, enrolled.inner());
+        let id = EnvelopeId::new_v7();
+        let outgoing = || Outgoing { envelope_id: Some(id), ..outgoing() };
+        let is_pending = |error: &Error| {
+            matches!(error, Error::Pending { envelope_id, source } if *envelope_id == id
+                && matches!(**source, Error::Home(HomeProblem::BeingSent { .. })))
+        };
+        let theirs = seal_into_outbox(inner, outgoing(), &quiet).await.unwrap();
+        let error = client.send(outgoing(), &quiet).await.unwrap_err();
+        assert!(is_pending(&error), "while they hold it: {error:?}");
+        let error = seal_into_outbox(inner, outgoing(), &quiet).await.unwrap_err();
+        assert!(is_pending(&error), "while we sealed: {error:?}");
+
+        // they end between our look and our own entry
+        let accepted = Accepted {
+            sender_system: "tayninh".into(),
+            sender: "H53".into(),
+            envelope_id: Bytes::copy_from_slice(id.as_ref()),
+            envelope_digest: Bytes::copy_from_slice(theirs.plan.envelope_digest.as_ref()),
+            recipient_count: 1,
+            ..Default::default()
+        };
+        theirs.sent(&enrolled.receipt(3, Event::Accepted(accepted)), 3, true).unwrap();
+        let ours = seal_into_outbox(inner, outgoing(), &quiet).await.unwrap();
+        let digest = theirs.plan.envelope_digest;
+        assert_ne!(ours.plan.envelope_digest, digest);
+        let sent = hand_over(inner, ours, &quiet).await.unwrap();
+        assert_eq!((sent.envelope_digest, sent.duplicate), (digest, true));
+        assert_eq!(client.outbox().unwrap(), []);
     }
 
     #[tokio::test]

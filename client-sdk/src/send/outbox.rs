@@ -15,7 +15,7 @@
 
 use std::{
     fs,
-    io::{self, ErrorKind},
+    io::ErrorKind,
     ops::Range,
     path::{Path, PathBuf},
 };
@@ -29,8 +29,8 @@ use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    error::{Error, Refused, Result},
-    files::{self, Access, Lock},
+    error::{Error, HomeProblem, Refused, Result},
+    files::{self, Access, Lock, names},
     format,
     home::Home,
     receipt,
@@ -111,9 +111,12 @@ impl Draft {
         // a crash before the rename leaves nothing that will be sent
         files::sync_directory(&self.folder.join("documents"))
             .and_then(|()| files::sync_directory(&self.folder))
-            .and_then(|()| fs::rename(&self.folder, &folder))
-            .and_then(|()| files::sync_directory(&home.outbox()))
             .map_err(|source| Error::write(&folder, source))?;
+        match fs::rename(&self.folder, &folder) {
+            Err(error) if is_taken(&error) => return Err(being_sent(plan.envelope_id)),
+            renamed => renamed.and_then(|()| files::sync_directory(&home.outbox())),
+        }
+        .map_err(|source| Error::write(&folder, source))?;
         self.finished = true;
         let lock = self.lock.take();
         Ok(Entry { home: home.clone(), folder, sealed: sealed.clone(), plan, _lock: lock })
@@ -251,13 +254,18 @@ impl Entry {
         Ok(())
     }
 
+    /// The same envelope was sent already, perhaps in other bytes.
+    pub fn discard(&self) -> Result<()> {
+        fs::remove_dir_all(&self.folder).map_err(|source| Error::write(&self.folder, source))
+    }
+
     /// Where it is afterwards.
     fn move_to(&self, place: PathBuf) -> Result<PathBuf> {
         files::make_durable_directory(&place, Access::Owner)?;
         let target = place.join(self.plan.envelope_id.to_string());
         let moved = match fs::rename(&self.folder, &target) {
             // refused, sent again by the same id, and refused again
-            Err(error) if matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists) => {
+            Err(error) if is_taken(&error) => {
                 fs::remove_dir_all(&target).and_then(|()| fs::rename(&self.folder, &target))
             }
             moved => moved,
@@ -266,6 +274,21 @@ impl Entry {
         moved.map_err(|source| Error::write(&self.folder, source))?;
         Ok(target)
     }
+}
+
+/// Whether a place is another folder's.
+fn is_taken(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists)
+}
+
+/// Whether an envelope is in the outbox, whoever holds it.
+pub fn is_waiting(home: &Home, envelope_id: &EnvelopeId) -> bool {
+    home.outbox().join(envelope_id.to_string()).is_dir()
+}
+
+/// Another process sends it: what becomes of it is not known here.
+pub fn being_sent(envelope_id: EnvelopeId) -> Error {
+    Error::Pending { envelope_id, source: Box::new(HomeProblem::BeingSent { envelope_id }.into()) }
 }
 
 /// An envelope that was sent from this home before.
@@ -339,14 +362,6 @@ pub fn forget_documents(home: &Home, made_unix_ms: Range<u64>) -> Result<()> {
 /// When an envelope was made, as its id says.
 fn made_of(envelope_id: &EnvelopeId) -> u64 {
     envelope_id.as_bytes().iter().take(6).fold(0, |time, byte| time << 8 | u64::from(*byte))
-}
-
-fn names(folder: &Path) -> io::Result<Vec<String>> {
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries?,
-    };
-    entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
 }
 
 fn read_plan(folder: &Path) -> Result<Plan> {
