@@ -27,6 +27,7 @@ use crate::{
     receipt,
     retry::patiently,
     tls,
+    trust::Trust,
 };
 
 /// What enrolment gave.
@@ -210,6 +211,8 @@ async fn enrol(
     // the profile last: a home with one is complete
     home::save_profile(home, &profile)?;
     receipt::keep(home, &receipt, sequence);
+    // what the hub has shown here its log must hold from now on
+    Trust::open(home, &profile.log_verifier_key)?.remember(&receipt)?;
     Ok(Enrolled { profile, key_id: signing_key.public().key_id(), receipt })
 }
 
