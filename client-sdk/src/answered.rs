@@ -7,6 +7,7 @@
 //! ```
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
     time::Duration,
@@ -112,15 +113,30 @@ pub fn find(home: &Home, digest: &Digest, recipient: &AgencyCode) -> Result<Opti
 
 /// Calls this with every answer that is kept, in no order.
 pub fn each(home: &Home, mut visit: impl FnMut(Answer)) -> Result<()> {
-    for (_, folder) in days(home)? {
-        let entries = fs::read_dir(&folder).map_err(|source| Error::read(&folder, source))?;
-        for entry in entries {
-            let path = entry.map_err(|source| Error::read(&folder, source))?.path();
-            // what is being written begins with a dot
-            if path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with('.')) {
-                visit(load(&path)?);
-            }
+    days(home)?.iter().try_for_each(|(_, folder)| each_in(folder, &mut visit))
+}
+
+fn each_in(folder: &Path, visit: &mut dyn FnMut(Answer)) -> Result<()> {
+    let entries = fs::read_dir(folder).map_err(|source| Error::read(folder, source))?;
+    for entry in entries {
+        let path = entry.map_err(|source| Error::read(folder, source))?.path();
+        // what is being written begins with a dot
+        if path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with('.')) {
+            visit(load(&path)?);
         }
+    }
+    Ok(())
+}
+
+/// Takes those out that were answered here, the newest first.
+pub fn take_out(home: &Home, deliveries: &mut BTreeSet<DeliveryId>) -> Result<()> {
+    for (_, folder) in days(home)? {
+        if deliveries.is_empty() {
+            break;
+        }
+        each_in(&folder, &mut |answer| {
+            deliveries.remove(&answer.delivery_id);
+        })?;
     }
     Ok(())
 }
@@ -200,5 +216,8 @@ mod tests {
         each(&home, |answer| all.push(answer)).unwrap();
         assert_eq!((all.len(), &all[0]), (1, &again), "the newer one took the place of the older");
         assert_eq!(again.sealed().unwrap().payload, "said");
+        let mut deliveries = ["7-0", "8-0"].map(|id| id.parse().unwrap()).into();
+        take_out(&home, &mut deliveries).unwrap();
+        assert_eq!(deliveries, ["8-0".parse().unwrap()].into(), "nobody here answered this one");
     }
 }

@@ -81,18 +81,19 @@ impl Numbers {
         }
     }
 
-    /// The hub no longer says how the numbers up to here ended: those that
-    /// did not come are not missing.
-    pub fn forgotten(&mut self, to: u64) {
-        self.raise(to);
-    }
-
-    /// The hub said where the mailbox stands.
-    pub fn progress(&mut self, high: u64, floor: u64) -> Result<()> {
+    /// The hub said where the mailbox stands. It no longer says how the numbers
+    /// up to `forgotten_to` ended: those that did not come are not missing.
+    pub fn progress(&mut self, high: u64, floor: u64, forgotten_to: u64) -> Result<()> {
         if floor > high {
             let detail = format!("the hub calls {floor} settled, but has given only {high} numbers");
             return Err(Verification::new("mailbox", detail).into());
         }
+        if forgotten_to > floor {
+            let detail =
+                format!("the hub has forgotten {forgotten_to} numbers, but calls only {floor} settled");
+            return Err(Verification::new("mailbox", detail).into());
+        }
+        self.raise(forgotten_to);
         if self.begins {
             self.begins = false;
             self.raise(floor);
@@ -274,13 +275,13 @@ mod tests {
     #[test]
     fn a_new_client_begins_at_the_floor() {
         let mut numbers = begun(0);
-        numbers.progress(12, 7).unwrap();
+        numbers.progress(12, 7, 0).unwrap();
         assert_eq!(numbers.accounted_to(), 7);
         numbers.seen(9);
         assert_eq!(numbers.accounted_to(), 7, "8 is still open");
         numbers.seen(8);
         assert_eq!(numbers.accounted_to(), 9);
-        numbers.progress(12, 9).unwrap();
+        numbers.progress(12, 9, 0).unwrap();
     }
 
     #[test]
@@ -288,16 +289,15 @@ mod tests {
         let mut numbers = begun(3);
         numbers.seen(5);
         numbers.seen(9);
-        assert_eq!(gap(numbers.progress(12, 7)), [4..=4, 6..=7]);
+        assert_eq!(gap(numbers.progress(12, 7, 0)), [4..=4, 6..=7]);
         let mut away = Numbers { accounted_to: 3, ..Numbers::default() };
         away.begin();
         away.seen(9);
-        away.forgotten(6);
-        assert_eq!(gap(away.progress(12, 9)), [7..=8], "what is forgotten is not missing");
-        numbers.progress(12, 7).unwrap();
+        assert_eq!(gap(away.progress(12, 9, 6)), [7..=8], "what is forgotten is not missing");
+        numbers.progress(12, 7, 0).unwrap();
         assert_eq!(numbers.accounted_to(), 7);
         assert_eq!(numbers.missing().collect::<Vec<_>>(), [4..=4, 6..=7]);
-        assert_eq!(gap(numbers.progress(12, 9)), [8..=8]);
+        assert_eq!(gap(numbers.progress(12, 9, 0)), [8..=8]);
         // the next conversation asks for them again, and what comes is found
         assert_eq!(numbers.begin(), 3);
         for number in [4, 6, 7] {
@@ -313,35 +313,35 @@ mod tests {
         for number in [4, 3, 10, 6, 5] {
             numbers.seen(number);
         }
-        numbers.progress(11, 1).unwrap();
+        numbers.progress(11, 1, 0).unwrap();
         assert_eq!(numbers.seen.iter().collect::<Vec<_>>(), [(&3, &6), (&10, &10)]);
         numbers.seen(2);
-        numbers.progress(11, 6).unwrap();
+        numbers.progress(11, 6, 0).unwrap();
         assert_eq!(numbers.accounted_to(), 6);
     }
 
     #[test]
     fn a_mailbox_does_not_go_back() {
         let mut numbers = begun(20);
-        assert!(matches!(numbers.progress(15, 15), Err(Error::Verification(_))));
+        assert!(matches!(numbers.progress(15, 15, 0), Err(Error::Verification(_))));
     }
 
     #[test]
     fn who_misses_the_first_number_still_has_a_memory() {
         let mut numbers = begun(0);
-        numbers.progress(3, 0).unwrap();
+        numbers.progress(3, 0, 0).unwrap();
         numbers.seen(2);
         numbers.seen(3);
         // heard of the mailbox, so nothing below its floor is forgiven
         assert_eq!(numbers.begin(), 1);
-        assert_eq!(gap(numbers.progress(9, 3)), [1..=1]);
+        assert_eq!(gap(numbers.progress(9, 3, 0)), [1..=1]);
         assert_eq!(numbers.begin(), 1, "as near as can be told");
-        assert_eq!(gap(numbers.progress(9, 5)), [4..=5]);
+        assert_eq!(gap(numbers.progress(9, 5, 0)), [4..=5]);
         numbers.seen(1);
         assert_eq!(numbers.begin(), 3);
         // a mailbox that is still empty gives nothing to remember
         let mut numbers = begun(0);
-        numbers.progress(0, 0).unwrap();
+        numbers.progress(0, 0, 0).unwrap();
         assert_eq!(numbers.begin(), 0);
     }
 
@@ -349,14 +349,17 @@ mod tests {
     fn more_cannot_be_settled_than_was_given() {
         let mut numbers = begun(0);
         for (high, floor) in [(5, 6), (0, u64::MAX)] {
-            assert!(matches!(numbers.progress(high, floor), Err(Error::Verification(_))));
+            assert!(matches!(numbers.progress(high, floor, 0), Err(Error::Verification(_))));
         }
-        numbers.progress(5, 2).unwrap();
+        for (high, floor, forgotten_to) in [(5, 2, 3), (5, 5, u64::MAX)] {
+            assert!(matches!(numbers.progress(high, floor, forgotten_to), Err(Error::Verification(_))));
+        }
+        numbers.progress(5, 2, 0).unwrap();
         assert_eq!(numbers.accounted_to(), 2, "nothing was spoilt");
         numbers.seen(u64::MAX);
-        assert_eq!(gap(numbers.progress(u64::MAX, u64::MAX)), [3..=u64::MAX - 1]);
+        assert_eq!(gap(numbers.progress(u64::MAX, u64::MAX, 0)), [3..=u64::MAX - 1]);
         numbers.seen(u64::MAX);
-        numbers.progress(u64::MAX, u64::MAX).unwrap();
+        numbers.progress(u64::MAX, u64::MAX, 0).unwrap();
     }
 
     #[test]
@@ -371,7 +374,7 @@ mod tests {
             for number in all {
                 numbers.seen(number);
             }
-            let missing: Vec<u64> = gap(numbers.progress(40, 40)).into_iter().flatten().collect();
+            let missing: Vec<u64> = gap(numbers.progress(40, 40, 0)).into_iter().flatten().collect();
             let mut absent = absent;
             absent.sort_unstable();
             assert_eq!(missing, absent);
@@ -386,9 +389,9 @@ mod tests {
         let path = home.path().join("mailbox.json");
         let mut ledger = Ledger::open(&path).unwrap();
         ledger.numbers.begin();
-        ledger.numbers.progress(5, 2).unwrap();
+        ledger.numbers.progress(5, 2, 0).unwrap();
         ledger.numbers.seen(4);
-        gap(ledger.numbers.progress(5, 3));
+        gap(ledger.numbers.progress(5, 3, 0));
         ledger.save().unwrap();
         let again = Ledger::open(&path).unwrap();
         assert_eq!(again.numbers.accounted_to(), 4);
@@ -398,7 +401,7 @@ mod tests {
         assert_eq!(again.numbers.accounted_to(), 4, "a ledger of before belongs to the first log");
         again.enter("hub/log/2", false).unwrap();
         assert_eq!((again.numbers.begin(), again.numbers.missing().count()), (0, 0));
-        again.numbers.progress(9, 3).unwrap();
+        again.numbers.progress(9, 3, 0).unwrap();
         assert_eq!(again.numbers.accounted_to(), 3, "the restored hub gives the fourth number anew");
         again.save().unwrap();
         let mut later = Ledger::open(&path).unwrap();

@@ -7,6 +7,7 @@ mod received;
 mod save;
 
 use std::{
+    collections::BTreeSet,
     ops::RangeInclusive,
     pin::Pin,
     sync::{
@@ -23,6 +24,7 @@ use axis_proto::{
         ReceiveStart, Refusal, receive_request::Part as Say, receive_response::Part as Hear,
     },
     id::DeliveryId,
+    record::v1::Settlement,
 };
 use futures_util::Stream;
 use tokio::sync::mpsc;
@@ -33,7 +35,7 @@ pub use received::{Received, Settled};
 pub use save::Saved;
 
 use crate::{
-    answered::Answer,
+    answered::{self, Answer},
     client::{Client, Inner},
     error::{Again, Error, HomeProblem, Refused, Result, Verification},
     files::Lock,
@@ -146,6 +148,9 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 const SILENCE_MAX: Duration = Duration::from_secs(90);
 /// How often the ledger is written while deliveries come.
 const LEDGER_INTERVAL: Duration = Duration::from_secs(1);
+/// Most deliveries, acknowledged elsewhere as the hub says, that are looked for
+/// at once: more would be the same news.
+const ACKNOWLEDGED_MAX: usize = 1_000;
 /// Most deliveries of one Pull.
 const PULL_MAX: u32 = 100;
 /// Most bytes of a Pull's answer, as the contract says.
@@ -162,7 +167,7 @@ impl Client {
     /// home: the numbers ledger belongs to it.
     pub async fn receive(&self, options: ReceiveOptions) -> Result<Deliveries> {
         let inner = self.inner.clone();
-        inner.trust.check()?;
+        inner.check_log().await?;
         let Some(lock) = Lock::take(&inner.home.mailbox_lock(), LOCK_PATIENCE).await? else {
             return Err(HomeProblem::Busy { home: inner.home.path().display().to_string() }.into());
         };
@@ -178,6 +183,7 @@ impl Client {
             items: sender,
             unsettled: unsettled.clone(),
             poor_link: false,
+            acknowledged: BTreeSet::new(),
             inner,
             options,
         };
@@ -207,6 +213,8 @@ struct Receiver {
     /// been steady, one delivery is asked for at a time, and its documents by
     /// themselves.
     poor_link: bool,
+    /// Deliveries that the hub says were acknowledged elsewhere.
+    acknowledged: BTreeSet<DeliveryId>,
 }
 
 /// Why a conversation with the hub ended.
@@ -444,13 +452,37 @@ impl Receiver {
 
     fn gone(&mut self, gone: &Gone) {
         self.ledger.numbers.seen(gone.mailbox_sequence);
+        if gone.why() == Settlement::Acknowledged
+            && self.acknowledged.len() < ACKNOWLEDGED_MAX
+            && let Ok(delivery_id) = gone.delivery_id.parse()
+        {
+            self.acknowledged.insert(delivery_id);
+        }
+    }
+
+    /// The hub's word alone says that these were acknowledged: whoever did not
+    /// do it here should hear of it.
+    fn look_for_acknowledged(&mut self) {
+        let mut unknown = std::mem::take(&mut self.acknowledged);
+        if unknown.is_empty() || self.inner.options.keep.is_zero() {
+            return;
+        }
+        let home = self.inner.home.clone();
+        self.inner.runtime.spawn_blocking(move || {
+            if let Err(error) = answered::take_out(&home, &mut unknown) {
+                return tracing::warn!(%error, "what was answered here cannot be read");
+            }
+            for delivery_id in unknown {
+                tracing::warn!(%delivery_id, "acknowledged, says the hub, but not by this home");
+            }
+        });
     }
 
     /// Where the mailbox stands; whether anybody still listens.
     async fn progress(&mut self, progress: &MailboxProgress) -> bool {
         self.unsettled.store(progress.waiting, Ordering::Relaxed);
-        self.ledger.numbers.forgotten(progress.forgotten_to);
-        let result = self.ledger.numbers.progress(progress.high, progress.floor);
+        self.look_for_acknowledged();
+        let result = self.ledger.numbers.progress(progress.high, progress.floor, progress.forgotten_to);
         self.write_ledger();
         match result {
             Ok(()) => true,
