@@ -114,6 +114,8 @@ impl From<&Fork> for LogProblem {
 pub struct Step {
     succession: Succession,
     note: String,
+    /// The head under which its first record is shown.
+    first: SignedHead,
 }
 
 impl Step {
@@ -137,7 +139,8 @@ impl Step {
         if !begins {
             return Err(bad("its first record is not what the note says".to_owned()));
         }
-        Ok(Self { succession, note: shown.note.clone() })
+        let first = SignedHead::of(opened.checkpoint, checkpoint_of(receipt).unwrap_or_default());
+        Ok(Self { succession, note: shown.note.clone(), first })
     }
 }
 
@@ -487,14 +490,14 @@ impl Book {
             self.push(Log { verifier, previous: None, why: Why::Person, head: None });
         }
         for step in steps.into_iter().rev() {
-            let Step { succession, note } = step;
+            let Step { succession, note, .. } = step;
             self.push(Log { why: Why::Person, ..log_of(succession, note) });
         }
         Ok(())
     }
 
     fn follow(&mut self, step: Step, why: Why) -> Result<(), LogProblem> {
-        let Step { succession, note } = step;
+        let Step { succession, note, first } = step;
         let remembered = self.current().head.clone();
         self.ladder.extend(remembered);
         let Succession { previous_origin, previous_size, previous_root, .. } = &succession;
@@ -511,7 +514,9 @@ impl Book {
             self.unproven.push(largest);
         }
         self.push(Log { why, ..log_of(succession, note) });
-        Ok(())
+        // that it begins as its note says is to be proven too
+        let SignedHead { origin, size, root, note } = first;
+        self.observe(Checkpoint { origin, size, root }, &note)
     }
 
     fn push(&mut self, log: Log) {
