@@ -13,6 +13,7 @@ use std::{
 };
 
 use axis_hub::{
+    commit::CommitError,
     disk::{Disk as _, MemoryDisk, memory::Synced},
     error::{Error, Result},
     journal::segments::Layout,
@@ -457,7 +458,11 @@ impl World {
                     }
                     Ok(false) => break,
                     // what is not durable is nobody's: the process ends at once
-                    Err(_) => {
+                    Err(error) => {
+                        // but what was, before the roll behind it failed
+                        if matches!(error, CommitError::Journal { records: 0, .. }) {
+                            watch.follow(&hub);
+                        }
                         assert_eq!(hub.evidence.size(), watch.seen(), "shown, although it failed");
                         return;
                     }
