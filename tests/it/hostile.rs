@@ -2,7 +2,7 @@
 //! own connection, and nobody else's work waits for it.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -17,12 +17,18 @@ use axis_hub::{
 };
 use axis_proto::{
     admin::v1::SetSystemStateRequest,
-    envelope::v1::Priority,
-    hub::v1::{
-        Credit, GetInfoRequest, Reason, ReceiveRequest, ReceiveStart, SubmitRequest, SubmitStreamRequest,
-        hub_service_client::HubServiceClient, receive_request::Part as Say, receive_response::Part as Heard,
+    envelope::v1::{
+        Acknowledgement, Document, Envelope, Priority, RejectionReason, SealedEnvelope, envelope::Body,
     },
+    hub::v1::{
+        AcknowledgeRequest, Credit, GetInfoRequest, Reason, ReceiveRequest, ReceiveStart, SubmitRequest,
+        SubmitStreamRequest, UploadRequest, UploadStart, hub_service_client::HubServiceClient,
+        receive_request::Part as Say, receive_response::Part as Heard, upload_request::Part,
+    },
+    id::Digest,
+    key::SigningKey,
     record::v1::{Record, SystemState},
+    seal::{PayloadType, seal},
 };
 use axis_tests::{
     HubProcess, Ministry, PATIENCE, Raw, TestHub, admin, eventually,
@@ -39,6 +45,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
 use tonic_types::StatusExt as _;
 
 const SUBMIT: &str = "/axis.hub.v1.SubmissionService/Submit";
@@ -667,34 +674,137 @@ fn pem(path: PathBuf) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
     Ok(found)
 }
 
+/// Makes a system be refused in every way that its own requests can be, each
+/// with content inside; the reasons that it heard.
+async fn refusals(
+    raw: &Raw,
+    content: &'static [u8],
+    subject: &'static str,
+) -> anyhow::Result<BTreeSet<&'static str>> {
+    let mut heard = BTreeSet::new();
+    let mut hear = |status: Result<(), Status>| {
+        let (reason, violations) = refusal_of(&status.expect_err("refused"));
+        heard.extend(reason.map(|reason| reason.short_name()));
+        // the places say more exactly what it was
+        let exact = violations.iter().filter_map(|(_, words)| words.split(':').next());
+        let named = exact.filter_map(|word| Reason::ALL.iter().find(|known| known.short_name() == word));
+        heard.extend(named.map(|reason| reason.short_name()));
+    };
+    let submit = async |sealed: SealedEnvelope, documents: Vec<Bytes>| {
+        let request = SubmitRequest { sealed_envelope: Some(sealed), documents };
+        raw.submission().submit(request).await.map(drop)
+    };
+    let rides = || vec![Bytes::from_static(content)];
+    let envelope = || {
+        let mut envelope = raw.envelope("G18", content);
+        let Some(Body::Document(body)) = &mut envelope.body else { panic!("it has one") };
+        body.metadata.get_or_insert_default().subject = subject.to_owned();
+        body.documents[0].name = "TEN-TEP-MAT-31.txt".into();
+        envelope
+    };
+    type Change = fn(&mut Envelope);
+    let changes: [Change; 14] = [
+        |envelope| envelope.hub_id = "truc.khac".into(),
+        |envelope| envelope.sender = "G18".into(),
+        |envelope| envelope.envelope_id = Bytes::from_static(b"odd"),
+        |envelope| envelope.recipients.clear(),
+        |envelope| envelope.recipients[0].agency = "khong co".into(),
+        |envelope| envelope.recipients[0].agency = "H99".into(),
+        |envelope| envelope.recipients.push(envelope.recipients[0].clone()),
+        |envelope| envelope.groups.push("khong-co".into()),
+        |envelope| envelope.created_unix_ms -= 31 * limits::DAY_MS,
+        |envelope| envelope.created_unix_ms += limits::DAY_MS,
+        |envelope| {
+            envelope.created_unix_ms -= 60_000;
+            envelope.expires_unix_ms = envelope.created_unix_ms + 1_000;
+        },
+        |envelope| documents_of(envelope)[0].size += 1,
+        |envelope| documents_of(envelope)[0].sha256 = vec![7; 32].into(),
+        |envelope| documents_of(envelope)[0].name = "TEN-TEP-MAT-31".repeat(30),
+    ];
+    for change in changes {
+        let mut envelope = envelope();
+        change(&mut envelope);
+        hear(submit(raw.seal(&envelope), rides()).await);
+    }
+    // sealed badly: another's words, a stranger's key, twice, for something else
+    let mut sealed = raw.seal(&envelope());
+    sealed.signatures[0].sig = vec![1; 64].into();
+    hear(submit(sealed, rides()).await);
+    let payload = || envelope().encode_to_vec();
+    hear(submit(seal(PayloadType::Envelope, payload(), &[&SigningKey::generate()]), rides()).await);
+    hear(submit(seal(PayloadType::Acknowledgement, payload(), &[&raw.key]), rides()).await);
+    let mut twice = raw.seal(&envelope());
+    twice.signatures.push(twice.signatures[0].clone());
+    hear(submit(twice, rides()).await);
+    let cut = payload();
+    hear(submit(seal(PayloadType::Envelope, cut[..cut.len() - 3].to_vec(), &[&raw.key]), rides()).await);
+    // the same id with other words
+    let mut again = envelope();
+    submit(raw.seal(&again), rides()).await?;
+    again.priority = Priority::Express.into();
+    hear(submit(raw.seal(&again), rides()).await);
+    // uploads that are not what they say
+    let sha256 = Bytes::copy_from_slice(Digest::of(b"something else").as_bytes());
+    let size = content.len() as u64;
+    let start = |offset| UploadRequest {
+        part: Some(Part::Start(UploadStart { sha256: sha256.clone(), size, offset })),
+    };
+    let chunk = || UploadRequest { part: Some(Part::Chunk(Bytes::from_static(content))) };
+    for parts in
+        [vec![chunk()], vec![start(3), chunk()], vec![start(0), chunk()], vec![start(0), chunk(), chunk()]]
+    {
+        hear(raw.submission().upload(tokio_stream::iter(parts)).await.map(drop));
+    }
+    // answers to deliveries that there are not
+    let acknowledgement = Acknowledgement {
+        hub_id: "truc.test".into(),
+        delivery_id: "odd".into(),
+        envelope_digest: vec![7; 32].into(),
+        recipient: "G22".into(),
+        mailbox_sequence: 1,
+        acknowledged_unix_ms: 1,
+        reference: "SO-DEN-MAT-5512".into(),
+    };
+    let sealed = seal(PayloadType::Acknowledgement, acknowledgement.encode_to_vec(), &[&raw.key]);
+    let request = AcknowledgeRequest { sealed_acknowledgement: Some(sealed) };
+    hear(raw.mailbox().acknowledge(request).await.map(drop));
+    Ok(heard)
+}
+
+fn documents_of(envelope: &mut Envelope) -> &mut Vec<Document> {
+    match &mut envelope.body {
+        Some(Body::Document(body)) => &mut body.documents,
+        None => panic!("it has one"),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_logged_and_shown_holds_neither_content_nor_keys() -> anyhow::Result<()> {
     let mut hub = HubProcess::start_logging("trace").await?;
     let token = admin::add_system(&mut hub.admin().await?, "vpcp", &["G22"]).await?;
     let vpcp = Ministry::enrol(&hub.path().with_file_name("vpcp"), &token).await?;
     let byt = hub.ministry("byt", &["G18"]).await?;
-    let content = b"NOI-DUNG-MAT-8fd1c2".to_vec();
+    let content: &[u8] = b"NOI-DUNG-MAT-8fd1c2";
     let large: Vec<u8> = content.iter().copied().cycle().take(300_000).collect();
-    let subject = "TRICH-YEU-MAT-77ab".to_owned();
+    let subject = "TRICH-YEU-MAT-77ab";
     let letter = || {
-        Outgoing::new(vpcp.agency(), &subject)
+        Outgoing::new(vpcp.agency(), subject)
             .to(byt.agency())
-            .bytes("TEN-TEP-MAT-31.txt", content.clone())
+            .bytes("TEN-TEP-MAT-31.txt", content.to_vec())
             .bytes("lớn.bin", large.clone())
     };
     vpcp.send(letter()).await?;
     let mut deliveries = byt.client.receive(ReceiveOptions::following()).await?;
     let received = byt.next(&mut deliveries).await?;
     received.ack("SO-DEN-MAT-5512").await?;
-    // refusals: a bad signature, a bad shape, a bad token, a lost lease
     let raw = Raw::at(vpcp.home(), "G22").await?;
-    let mut sealed = raw.seal(&raw.envelope("G18", &content));
-    sealed.signatures[0].sig = vec![1; 64].into();
-    let bad = SubmitRequest { sealed_envelope: Some(sealed), documents: vec![content.clone().into()] };
-    raw.submission().submit(bad).await.expect_err("refused");
-    let odd = raw.seal(&raw.envelope("khong co", &content));
-    let odd = SubmitRequest { sealed_envelope: Some(odd), documents: vec![content.clone().into()] };
-    raw.submission().submit(odd).await.expect_err("refused");
+    let reasons = refusals(&raw, content, subject).await?;
+    assert!(reasons.len() >= 16, "only {reasons:?}");
+    vpcp.send(letter()).await?;
+    let received = byt.next(&mut deliveries).await?;
+    received.reject(RejectionReason::WrongAddressee, "LY-DO-MAT-904b").await?;
+    // a token that was used, and a fault
     let second = hub.path().with_file_name("second");
     Ministry::enrol(&second, &token).await.map(drop).expect_err("a token opens once");
     // and a fault: the vault has lost the document
@@ -724,10 +834,11 @@ async fn what_is_logged_and_shown_holds_neither_content_nor_keys() -> anyhow::Re
 
     let mut secrets = Vec::new();
     for (what, bytes) in [
-        ("a document", &content[..]),
+        ("a document", content),
         ("a subject", subject.as_bytes()),
         ("a file's name", b"TEN-TEP-MAT-31"),
         ("an acknowledgement's reference", b"SO-DEN-MAT-5512"),
+        ("a rejection's words", b"LY-DO-MAT-904b"),
         ("a token", token.as_bytes()),
         ("a token's secret", &token.parse::<axis_client::EnrolmentToken>()?.secret),
         ("a key's label", b"PRIVATE KEY"),
