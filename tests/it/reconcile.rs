@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -57,7 +58,10 @@ const KEYS: [&str; 3] = ["checkpoint.pem", "authority.pem", "authority.crt"];
 
 /// Takes what comes: rejects every seventh, acknowledges the others.
 async fn take(ministry: Arc<Ministry>, shown: Shown) -> anyhow::Result<()> {
-    let mut deliveries = ministry.follow().await?;
+    // what was leased when the backup was made is leased in the restored hub
+    let mut options = ReceiveOptions::following();
+    options.lease = Duration::from_secs(10);
+    let mut deliveries = ministry.client.receive(options).await?;
     while let Some(received) = deliveries.next().await {
         let received = received?;
         for document in received.documents() {
@@ -371,8 +375,11 @@ async fn a_feed_is_read_again_from_where_the_restored_hub_gives_numbers_anew() -
     for _ in 0..3 {
         vpcp.send(vpcp.letter(&["G18"], "Trước")).await?;
     }
-    let settle = async |count: usize| {
-        let mut deliveries = byt.follow().await?;
+    let settle = async |count: u64| {
+        // no more than these, so that nothing is given back behind them
+        let mut options = ReceiveOptions::following();
+        options.deliveries_max = Some(count);
+        let mut deliveries = byt.client.receive(options).await?;
         for _ in 0..count {
             byt.next(&mut deliveries).await?.ack("").await?;
         }

@@ -29,6 +29,22 @@ fn whole(dir: &Path) -> anyhow::Result<BTreeMap<PathBuf, Vec<u8>>> {
     Ok(files)
 }
 
+/// Copies a home in whose files a client is still at work: a moment at which
+/// they did not change.
+async fn copy_still(from: &Path, to: &Path) -> anyhow::Result<()> {
+    axis_tests::eventually("a copy of a moment", async || {
+        let _before = std::fs::remove_dir_all(to);
+        let names = |dir: &Path, files: BTreeMap<PathBuf, Vec<u8>>| -> BTreeMap<PathBuf, Vec<u8>> {
+            let below = |path: PathBuf| path.strip_prefix(dir).map(Path::to_owned).unwrap_or(path);
+            files.into_iter().map(|(path, bytes)| (below(path), bytes)).collect()
+        };
+        let Ok(before) = whole(from) else { return false };
+        copy(from, to).is_ok() && whole(to).is_ok_and(|copied| names(to, copied) == names(from, before))
+    })
+    .await;
+    Ok(())
+}
+
 /// What a command says when it refuses; and nothing may have changed.
 fn refused(kept: &Path, name: &str, arguments: &[&str]) -> anyhow::Result<String> {
     let before = whole(kept)?;
@@ -192,7 +208,10 @@ async fn a_hub_of_before_is_opened_and_says_its_versions_from_then_on() -> anyho
 async fn a_home_that_a_later_release_wrote_is_refused_by_name() -> anyhow::Result<()> {
     let hub = TestHub::start().await?;
     let vpcp = hub.ministry("vpcp", &["G22"]).await?;
-    let home = vpcp.home().to_owned();
+    // nobody else works with this one
+    let folder = tempfile::tempdir()?;
+    let home = folder.path().join("home");
+    copy_still(vpcp.home(), &home).await?;
     drop(vpcp);
     let profile = home.join("axis.toml");
     let said = std::fs::read_to_string(&profile)?;

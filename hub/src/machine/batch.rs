@@ -38,8 +38,8 @@ pub struct Batch<'a> {
     pub(super) draft: Draft<'a>,
     /// The clock.
     pub(super) now: Millis,
-    /// The time of the records.
-    recorded: Millis,
+    /// The time of the records, which never goes back.
+    pub(super) recorded: Millis,
     random: &'a mut dyn FnMut(&mut [u8]),
     next: u64,
     entries: Vec<Entry>,

@@ -91,7 +91,7 @@ pub(super) fn request_purge(
         return Err(Error::invalid("envelope_id", Reason::Erased, envelope.erased_unix_ms));
     }
     if let Some(purge) = query::purge(&batch.draft, sequence) {
-        let waits = !purge.confirmed_by.is_empty() || batch.now < purge.lapses_unix_ms;
+        let waits = !purge.confirmed_by.is_empty() || batch.recorded < purge.lapses_unix_ms;
         if waits && purge.requested_by == operator {
             return Ok(duplicate(purge.requested_sequence));
         }
@@ -103,7 +103,7 @@ pub(super) fn request_purge(
         envelope_sequence: sequence,
         envelope_digest: Bytes::from(envelope.envelope_digest),
         operator: operator.to_owned(),
-        lapses_unix_ms: batch.now + limits::PURGE_REQUEST_MS,
+        lapses_unix_ms: batch.recorded + limits::PURGE_REQUEST_MS,
     });
     Ok(recorded(batch.record(event, &[], remark_cargo(remark)?)?))
 }
@@ -118,7 +118,8 @@ pub(super) fn confirm_purge(batch: &mut Batch<'_>, sequence: u64, operator: &str
     if !purge.confirmed_by.is_empty() {
         return Ok(duplicate(purge.requested_sequence));
     }
-    if batch.now >= purge.lapses_unix_ms {
+    // by the records: a clock that is set back revives no request
+    if batch.recorded >= purge.lapses_unix_ms {
         return refused(Reason::PurgeNotRequested);
     }
     if purge.requested_by == operator {

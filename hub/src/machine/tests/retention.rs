@@ -277,6 +277,11 @@ fn two_operators_purge() {
     world.now += limits::PURGE_REQUEST_MS;
     assert_eq!(world.refused(confirm("bình")), Reason::PurgeNotRequested, "lapsed");
     world.tick(0);
+    let now = world.now;
+    world.now -= limits::PURGE_REQUEST_MS;
+    assert_eq!(world.refused(confirm("bình")), Reason::PurgeNotRequested, "lapsed, whatever the clock says");
+    world.now = now;
+    world.tick(0);
     world.lease(leased);
     world.ok(request("an"));
     assert!(world.ok(Command::ProceedPurge { envelope_sequence }).sequences.is_empty(), "not agreed");
