@@ -4,9 +4,9 @@
 pub const CUTS: &[u64] = &[
     1,
     2,
-    3, // a sync of a document failed, and so did the removal of what it was for: it
-    // was taken for durable
-    983_428_248_403,
+    3,
+    // a purge that had lapsed was agreed to after the clock was set back
+    260_839_506_423,
 ];
 /// The seeds of worlds of weather.
 pub const WEATHER: &[u64] = &[1, 2, 3];
