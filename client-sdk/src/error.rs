@@ -498,7 +498,7 @@ impl fmt::Display for Cause {
 #[non_exhaustive]
 pub struct Verification {
     /// What was checked: `signature`, `envelope`, `document`, `receipt`,
-    /// `feed`, `mailbox`, `hub` or `file`.
+    /// `feed`, `mailbox`, `answer`, `log`, `checkpoint`, `hub` or `file`.
     pub what: &'static str,
     /// What was found.
     pub detail: String,

@@ -501,26 +501,29 @@ impl Receiver {
 
     /// Verifies a delivery and hands it over; whether anybody still listens.
     async fn hand_over(&mut self, delivery: Delivery) -> Result<bool> {
+        let lease = delivery.delivery_id.parse().map(|delivery_id| {
+            Lease::hold(
+                self.inner.clone(),
+                self.credit.clone(),
+                delivery_id,
+                delivery.attempt,
+                self.options.lease,
+                self.options.hold_max,
+            )
+        });
         self.inner.know_log_of(delivery.receipt.as_ref()).await?;
         self.enter_log()?;
         self.ledger.numbers.seen(delivery.mailbox_sequence);
         self.write_ledger();
-        let delivery_id: DeliveryId = match delivery.delivery_id.parse() {
-            Ok(delivery_id) => delivery_id,
+        let mut lease = match lease {
+            Ok(lease) => lease,
             Err(error) => {
                 self.credit.put(1);
                 let error = Verification::new("envelope", format!("its delivery has no id: {error}"));
                 return Ok(self.items.send(Err(error.into())).await.is_ok());
             }
         };
-        let mut lease = Lease::hold(
-            self.inner.clone(),
-            self.credit.clone(),
-            delivery_id,
-            delivery.attempt,
-            self.options.lease,
-            self.options.hold_max,
-        );
+        let delivery_id = lease.delivery_id;
         let item = match received::verify(&self.inner, delivery_id, delivery) {
             Ok(verified) => {
                 let received = Received::new(self.inner.clone(), lease, verified);
@@ -579,7 +582,42 @@ impl Receiver {
 
 #[cfg(test)]
 mod tests {
+    use axis_proto::record::v1::Receipt;
+
     use super::*;
+    use crate::testing::Enrolled;
+
+    #[tokio::test]
+    async fn what_comes_of_a_log_that_cannot_be_asked_about_costs_no_credit() {
+        let enrolled = Enrolled::new().await;
+        let inner = enrolled.inner().clone();
+        let (sender, _items) = mpsc::channel(3);
+        let mut receiver = Receiver {
+            credit: Arc::new(Credit::new(3)),
+            left: None,
+            ledger: Ledger::open(&inner.home.mailbox()).unwrap(),
+            ledger_written: Instant::now(),
+            items: sender,
+            unsettled: Arc::default(),
+            poor_link: false,
+            acknowledged: BTreeSet::new(),
+            inner,
+            options: ReceiveOptions::following(),
+        };
+        let proof = "proof\n\nhub.test/log2\n9\n".to_owned();
+        let receipt = Some(Receipt { proof, ..Receipt::default() });
+        let delivery = Delivery {
+            delivery_id: "7-0".into(),
+            attempt: 1,
+            mailbox_sequence: 4,
+            receipt,
+            ..Default::default()
+        };
+        assert_eq!(receiver.take_credit(1), 1);
+        let error = receiver.hand_over(delivery).await.unwrap_err();
+        assert!(matches!(error, Error::Unreachable(_)), "{error:?}");
+        assert_eq!(receiver.credit.take(9), 3);
+    }
 
     #[tokio::test]
     async fn credit_comes_back() {

@@ -83,6 +83,10 @@ async fn upload_from(
     offset: u64,
     watch: Watch<'_>,
 ) -> Result<UploadResponse> {
+    if offset > document.size {
+        let detail = format!("it has {offset} bytes of {}, which are {}", document.name, document.size);
+        return Err(Verification::new("hub", detail).into());
+    }
     let failed = |source| Error::read(path, source);
     let mut file = File::open(path).await.map_err(failed)?;
     if file.metadata().await.map_err(failed)?.len() != document.size {
@@ -96,7 +100,7 @@ async fn upload_from(
     let call = submission.upload(inner.request(ReceiverStream::new(requests)));
     let feed = feed(inner, document, file, offset, parts, watch);
     tokio::pin!(call, feed);
-    let under_way = (document.size - offset.min(document.size)).min(UNDER_WAY_BYTES_MAX);
+    let under_way = (document.size - offset).min(UNDER_WAY_BYTES_MAX);
     let verified = Duration::from_secs(document.size / VERIFIED_BYTES_PER_SECOND);
     let answered = inner.options.time_for(under_way) + verified;
     let mut fed = None;
@@ -175,4 +179,27 @@ fn tell(watch: Watch<'_>, document: &PlannedDocument, done: u64) {
 
 fn bytes_of(digest: &Digest) -> Bytes {
     Bytes::copy_from_slice(digest.as_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{progress::quiet, testing::Enrolled};
+
+    #[tokio::test]
+    async fn a_hub_that_has_more_than_there_is_is_not_believed() {
+        let enrolled = Enrolled::new().await;
+        let path = enrolled.folder.path().join("a.bin");
+        std::fs::write(&path, b"bytes").unwrap();
+        let document = PlannedDocument {
+            name: "a.bin".into(),
+            sha256: Digest::of(b"bytes"),
+            size: 5,
+            inline: false,
+            path: path.clone(),
+            kept: None,
+        };
+        let error = upload_from(enrolled.inner(), &document, &path, 6, &quiet).await.unwrap_err();
+        assert!(matches!(error, Error::Verification(_)), "{error:?}");
+    }
 }
