@@ -130,7 +130,7 @@ pub enum HomeProblem {
         read: u32,
     },
     /// Another process or stream uses it in the same way.
-    #[error("another process receives, or reads the feed, with {home}")]
+    #[error("another process does the same with {home}")]
     Busy {
         /// The directory.
         home: String,

@@ -270,7 +270,7 @@ async fn hand_over(inner: &Inner, entry: Entry, watch: Watch<'_>) -> Result<Sent
     let envelope_id = entry.plan.envelope_id;
     // another process had the same id, and was quicker: its bytes are the envelope
     if let Some(sent) = already_sent(inner, &envelope_id)? {
-        blocking(move || entry.discard()).await?;
+        blocking(move || entry.discard().map(drop)).await?;
         return Ok(sent);
     }
     inner.check_log().await?;

@@ -36,6 +36,9 @@ use crate::{
     receipt,
 };
 
+/// How the names of entries begin that are not whole: nobody sends them.
+const DRAFT: &str = ".new-";
+
 /// What goes with a sealed envelope.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
@@ -78,7 +81,7 @@ pub struct Draft {
 impl Draft {
     /// Begins an entry.
     pub fn begin(home: &Home) -> Result<Self> {
-        let folder = home.outbox().join(format!(".new-{:016x}", fastrand::u64(..)));
+        let folder = draft_folder(home);
         files::make_durable_directory(&home.outbox(), Access::Owner)?;
         files::make_directory(&folder.join("documents"))?;
         let lock = Lock::try_take(&folder.join("lock"))?;
@@ -254,9 +257,12 @@ impl Entry {
         Ok(())
     }
 
-    /// The same envelope was sent already, perhaps in other bytes.
-    pub fn discard(&self) -> Result<()> {
-        fs::remove_dir_all(&self.folder).map_err(|source| Error::write(&self.folder, source))
+    /// The same envelope was sent already, perhaps in other bytes: what is here
+    /// is a draft again, and gone when that is dropped, or by whoever comes next.
+    pub fn discard(mut self) -> Result<Draft> {
+        let folder = draft_folder(&self.home);
+        fs::rename(&self.folder, &folder).map_err(|source| Error::write(&self.folder, source))?;
+        Ok(Draft { folder, lock: self._lock.take(), finished: false })
     }
 
     /// Where it is afterwards.
@@ -274,6 +280,10 @@ impl Entry {
         moved.map_err(|source| Error::write(&self.folder, source))?;
         Ok(target)
     }
+}
+
+fn draft_folder(home: &Home) -> PathBuf {
+    home.outbox().join(format!("{DRAFT}{:016x}", fastrand::u64(..)))
 }
 
 /// Whether a place is another folder's.
@@ -324,7 +334,7 @@ pub fn waiting(home: &Home) -> Result<Vec<EnvelopeId>> {
     for name in names(&home.outbox()).map_err(|source| Error::read(&home.outbox(), source))? {
         if let Ok(envelope_id) = name.parse() {
             waiting.push(envelope_id);
-        } else if name.starts_with(".new-") {
+        } else if name.starts_with(DRAFT) {
             let folder = home.outbox().join(name);
             if let Ok(Some(_lock)) = Lock::try_take(&folder.join("lock")) {
                 let _ = fs::remove_dir_all(&folder);
@@ -439,6 +449,40 @@ mod tests {
         assert_eq!(names(&home.outbox()).unwrap().len(), 1, "what is being made stays");
         drop(held);
         assert_eq!(names(&home.outbox()).unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_is_discarded_is_never_sent_whenever_that_ends() {
+        let home = tempfile::tempdir().unwrap();
+        let home = Home::at(home.path());
+        drop(entry(&home).discard().unwrap());
+        assert_eq!(names(&home.outbox()).unwrap(), Vec::<String>::new());
+        let mut left = entry(&home).discard().unwrap();
+        // as a crash in the midst of it leaves it
+        fs::remove_file(left.folder.join("plan.json")).unwrap();
+        left.finished = true;
+        drop(left);
+        assert_eq!(waiting(&home).unwrap(), []);
+        assert_eq!(names(&home.outbox()).unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_is_refused_keeps_its_documents_until_nobody_sends_it() {
+        let home = tempfile::tempdir().unwrap();
+        let home = Home::at(home.path());
+        let entry = entry(&home);
+        let id = entry.plan.envelope_id;
+        let refused = Refused::of_shape(Vec::new(), axis_proto::reason::Language::En);
+        // something is in its way
+        fs::write(home.refused(), "").unwrap();
+        entry.refused(&refused).unwrap_err();
+        assert_eq!((waiting(&home).unwrap(), entry.missing()), (vec![id], Vec::new()));
+        fs::remove_file(home.refused()).unwrap();
+        entry.refused(&refused).unwrap();
+        assert_eq!(waiting(&home).unwrap(), []);
+        let mut left = names(&home.refused().join(id.to_string())).unwrap();
+        left.sort();
+        assert_eq!(left, ["lock", "plan.json", "refusal.json", "sealed.bin"]);
     }
 
     #[test]

@@ -9,10 +9,7 @@ mod tests;
 
 use std::{
     path::Path,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -49,8 +46,6 @@ pub struct Trust {
     book: Mutex<Book>,
     /// When the hub was last asked for proofs, in milliseconds since 1970.
     asked: Mutex<Option<u64>>,
-    /// How far tests have moved the clock.
-    moved_ms: AtomicU64,
     /// One asks at a time.
     asking: tokio::sync::Mutex<()>,
 }
@@ -134,13 +129,7 @@ impl Trust {
     /// The book of a home; it begins with the key of the enrolment.
     pub fn open(home: &Home, verifier_key: &str) -> Result<Self> {
         let book = Mutex::new(load(home, verifier_key)?);
-        Ok(Self {
-            home: home.clone(),
-            book,
-            asked: Mutex::default(),
-            moved_ms: AtomicU64::new(0),
-            asking: tokio::sync::Mutex::default(),
-        })
+        Ok(Self { home: home.clone(), book, asked: Mutex::default(), asking: tokio::sync::Mutex::default() })
     }
 
     /// What is known now.
@@ -206,19 +195,15 @@ impl Trust {
     fn is_due(&self) -> bool {
         let asked = *self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         // a clock that was set back makes it due
-        let passed = asked.map(|asked| self.now_unix_ms().checked_sub(asked));
+        let passed = asked.map(|asked| now_unix_ms().checked_sub(asked));
         let is_time = passed.is_none_or(|passed| passed.is_none_or(|passed| passed >= PROVE_INTERVAL_MS));
         let book = self.book();
         !book.unproven.is_empty() && (is_time || book.is_half_full() || book.overdue().is_some())
     }
 
-    fn now_unix_ms(&self) -> u64 {
-        now_unix_ms() + self.moved_ms.load(Ordering::Relaxed)
-    }
-
     /// The hub was asked in vain. An error if that was so for too long.
     fn not_proven(&self) -> Result<()> {
-        let now = self.now_unix_ms();
+        let now = now_unix_ms();
         // most say nothing new, and cost no write
         if self.book().not_proven(now) {
             self.update(|book| book.not_proven(now))?;
@@ -429,7 +414,7 @@ impl Inner {
             return Ok(());
         }
         let Ok(_asking) = self.trust.asking.try_lock() else { return Ok(()) };
-        *self.trust.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.trust.now_unix_ms());
+        *self.trust.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(now_unix_ms());
         match self.prove().await {
             Err(error) if !is_about_log(&error) => {
                 tracing::debug!(%error, "the log's heads were not proven now");
@@ -448,7 +433,7 @@ impl Inner {
                 self.shows(&refused).await?;
             }
         }
-        let now = self.trust.now_unix_ms();
+        let now = now_unix_ms();
         self.trust.update(|book| book.refused(now))?;
         let problem = self.trust.book().overdue();
         problem.map_or(Ok(()), |problem| Err(problem.into()))

@@ -362,8 +362,8 @@ words! {
     }
     Damaged { en: "{path} is damaged: {detail}", vi: "{path} bị hỏng: {detail}" }
     Busy {
-        en: "another process receives, or reads the feed, with {home}",
-        vi: "một tiến trình khác đang nhận văn bản hoặc đọc nguồn tin với {home}"
+        en: "another process does the same with {home}",
+        vi: "một tiến trình khác đang làm việc này với {home}"
     }
     BeingSent {
         en: "another process sends envelope {id}",
