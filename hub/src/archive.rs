@@ -8,8 +8,8 @@
 //! With a key: the log's owner has signed these checkpoints, so the records
 //! are those of the log. Files of a hub that was restored hold several logs,
 //! one after the other: each has a key of its own, and begins with a record
-//! that names the log before it as it ended. That content is missing only where a record allows
-//! it, is for `axis-hub fsck` over the whole log to show.
+//! that names the log before it as it ended. That content is missing only
+//! where a record allows it, is for `axis-hub fsck` over the whole log to show.
 
 use std::{
     io,
