@@ -496,7 +496,7 @@ pub fn replay(draft: &mut Draft<'_>, entry: &Entry) -> std::io::Result<()> {
         let words = "it says what this release does not know; use the release that wrote it";
         return Err(invalid(words.into()));
     }
-    machine::apply_record(draft, &record, entry).map_err(|error| invalid(error.into()))
+    machine::apply(draft, &record, entry).map_err(|error| invalid(error.into()))
 }
 
 fn fill_random(buffer: &mut [u8]) {

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use tokio::sync::watch;
 
-use crate::{commit::Progress, journal::JournalReader};
+use crate::{commit::Progress, journal::JournalReader, machine};
 
 /// Records that are read to find whom they concern; when more came at once,
 /// everybody is woken.
@@ -136,38 +136,11 @@ fn concerned(journal: &dyn JournalReader, from: u64, to: u64) -> Whom {
 /// Adds the systems that a record concerns; false if it may be all.
 fn add_concerned(record: &Record, cargo: &[Bytes], systems: &mut BTreeSet<String>) -> bool {
     systems.extend(record.feeds.iter().map(|place| place.system.clone()));
-    let delivery = match &record.event {
+    match &record.event {
         Some(Event::Consigned(_)) => return add_consigned(record, cargo, systems),
-        Some(Event::DirectoryChanged(_)) => return false,
-        Some(Event::Leased(event)) => event.delivery.as_ref(),
-        Some(Event::LeaseExtended(event)) => event.delivery.as_ref(),
-        Some(Event::Released(event)) => event.delivery.as_ref(),
-        Some(Event::Acknowledged(event)) => event.delivery.as_ref(),
-        Some(Event::Rejected(event)) => event.delivery.as_ref(),
-        Some(Event::Parked(event)) => event.delivery.as_ref(),
-        Some(Event::Requeued(event)) => event.delivery.as_ref(),
-        Some(Event::Expired(event)) => event.delivery.as_ref(),
-        Some(Event::Returned(event)) => event.delivery.as_ref(),
-        Some(Event::LateAccepted(event)) => event.delivery.as_ref(),
-        Some(
-            Event::LogOpened(_)
-            | Event::Accepted(_)
-            | Event::ExpiryWarned(_)
-            | Event::Uploaded(_)
-            | Event::EnrolmentTokenIssued(_)
-            | Event::SnapshotTaken(_)
-            | Event::ClockConfirmed(_)
-            | Event::Erased(_)
-            | Event::Forgotten(_)
-            | Event::DocumentsCollected(_)
-            | Event::PurgeRequested(_)
-            | Event::PurgeConfirmed(_)
-            | Event::FeedTrimmed(_)
-            | Event::GrantsLapsed(_),
-        ) => None,
-        None => return false,
-    };
-    systems.extend(delivery.map(|delivery| delivery.system.clone()));
+        Some(Event::DirectoryChanged(_)) | None => return false,
+        Some(event) => systems.extend(machine::delivery_of(event).map(|delivery| delivery.system.clone())),
+    }
     true
 }
 

@@ -29,16 +29,7 @@ use crate::{
 /// # Errors
 /// If the entry does not hold what its record says: a journal that passed its
 /// checksums never does that.
-pub fn apply(draft: &mut Draft<'_>, entry: &Entry) -> Result<(), prost::DecodeError> {
-    let record = Record::decode(entry.record.clone())?;
-    apply_record(draft, &record, entry)
-}
-
-/// The same for a record that was decoded already.
-///
-/// # Errors
-/// As [`apply`].
-pub fn apply_record(draft: &mut Draft<'_>, record: &Record, entry: &Entry) -> Result<(), prost::DecodeError> {
+pub fn apply(draft: &mut Draft<'_>, record: &Record, entry: &Entry) -> Result<(), prost::DecodeError> {
     let mut meta: Meta = row(draft, &key::meta()).unwrap_or_default();
     meta.last_recorded_unix_ms = record.recorded_unix_ms;
     for place in &record.feeds {
@@ -111,6 +102,38 @@ pub fn apply_record(draft: &mut Draft<'_>, record: &Record, entry: &Entry) -> Re
 pub(super) struct At {
     pub sequence: u64,
     pub now: u64,
+}
+
+/// The delivery that an event is of, if it is of one.
+pub fn delivery_of(event: &Event) -> Option<&record::Delivery> {
+    match event {
+        Event::Leased(event) => event.delivery.as_ref(),
+        Event::LeaseExtended(event) => event.delivery.as_ref(),
+        Event::Released(event) => event.delivery.as_ref(),
+        Event::Acknowledged(event) => event.delivery.as_ref(),
+        Event::Rejected(event) => event.delivery.as_ref(),
+        Event::Parked(event) => event.delivery.as_ref(),
+        Event::Requeued(event) => event.delivery.as_ref(),
+        Event::Expired(event) => event.delivery.as_ref(),
+        Event::Returned(event) => event.delivery.as_ref(),
+        Event::LateAccepted(event) => event.delivery.as_ref(),
+        Event::LogOpened(_)
+        | Event::Accepted(_)
+        | Event::Consigned(_)
+        | Event::ExpiryWarned(_)
+        | Event::Uploaded(_)
+        | Event::DirectoryChanged(_)
+        | Event::EnrolmentTokenIssued(_)
+        | Event::SnapshotTaken(_)
+        | Event::ClockConfirmed(_)
+        | Event::Erased(_)
+        | Event::Forgotten(_)
+        | Event::DocumentsCollected(_)
+        | Event::PurgeRequested(_)
+        | Event::PurgeConfirmed(_)
+        | Event::FeedTrimmed(_)
+        | Event::GrantsLapsed(_) => None,
+    }
 }
 
 /// The id of the delivery that a record speaks of.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::{
-    apply::{self, apply_record},
+    apply,
     command::Outcome,
     query,
     tables::{key, number},
@@ -132,7 +132,7 @@ impl<'a> Batch<'a> {
         let cargo: Vec<Bytes> = cargo.into_iter().map(|(_, bytes)| bytes).collect();
         self.bytes += bytes.len() + cargo.iter().map(Bytes::len).sum::<usize>();
         let entry = Entry { sequence, salt, record: bytes, cargo };
-        apply_record(&mut self.draft, &record, &entry).map_err(Error::fault)?;
+        apply::apply(&mut self.draft, &record, &entry).map_err(Error::fault)?;
         self.entries.push(entry);
         self.next += 1;
         Ok(sequence)

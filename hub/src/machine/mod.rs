@@ -33,7 +33,7 @@ pub mod query;
 mod retention;
 pub mod tables;
 
-pub use apply::{apply, apply_record, delivery_id};
+pub use apply::{apply, delivery_id, delivery_of};
 pub use batch::{Batch, Context, has_pending, pending_consignment};
 pub use command::{Command, Kept, Outcome, Signed, Submit};
 pub use decide::decide;

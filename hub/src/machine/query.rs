@@ -211,49 +211,28 @@ pub fn delivery(read: &dyn Read, id: &DeliveryId) -> Option<DeliveryRow> {
 pub fn may_see(read: &dyn Read, system: &SystemId, record: &Record) -> bool {
     let id = system.as_str();
     let of_envelope = |sequence: u64| envelope(read, sequence).is_some_and(|row| row.sender_system == id);
-    let delivery = match &record.event {
-        Some(Event::Accepted(event)) => {
-            return event.sender_system == id || receives(read, system, record.sequence);
+    let Some(event) = &record.event else { return false };
+    match event {
+        Event::Accepted(event) => event.sender_system == id || receives(read, system, record.sequence),
+        Event::Consigned(event) => {
+            of_envelope(event.envelope_sequence) || receives(read, system, event.envelope_sequence)
         }
-        Some(Event::Consigned(event)) => {
-            return of_envelope(event.envelope_sequence) || receives(read, system, event.envelope_sequence);
+        Event::Erased(event) => {
+            of_envelope(event.envelope_sequence) || receives(read, system, event.envelope_sequence)
         }
-        Some(Event::ExpiryWarned(event)) => return of_envelope(event.envelope_sequence),
-        Some(Event::Uploaded(event)) => return event.system == id,
-        Some(Event::EnrolmentTokenIssued(event)) => return event.system == id,
-        Some(Event::DirectoryChanged(event)) => {
-            return event.entries.iter().all(|entry| match &entry.value {
-                Some(Value::Certificate(certificate)) => certificate.system == id,
-                _ => true,
-            });
-        }
-        Some(Event::LogOpened(_)) => return true,
-        Some(Event::Leased(event)) => event.delivery.as_ref(),
-        Some(Event::LeaseExtended(event)) => event.delivery.as_ref(),
-        Some(Event::Released(event)) => event.delivery.as_ref(),
-        Some(Event::Acknowledged(event)) => event.delivery.as_ref(),
-        Some(Event::Rejected(event)) => event.delivery.as_ref(),
-        Some(Event::Parked(event)) => event.delivery.as_ref(),
-        Some(Event::Requeued(event)) => event.delivery.as_ref(),
-        Some(Event::Expired(event)) => event.delivery.as_ref(),
-        Some(Event::Returned(event)) => event.delivery.as_ref(),
-        Some(Event::LateAccepted(event)) => event.delivery.as_ref(),
-        Some(Event::Erased(event)) => {
-            return of_envelope(event.envelope_sequence) || receives(read, system, event.envelope_sequence);
-        }
-        Some(Event::FeedTrimmed(event)) => return event.system == id,
-        Some(Event::GrantsLapsed(event)) => return event.system == id,
-        Some(
-            Event::SnapshotTaken(_)
-            | Event::ClockConfirmed(_)
-            | Event::Forgotten(_)
-            | Event::DocumentsCollected(_)
-            | Event::PurgeRequested(_)
-            | Event::PurgeConfirmed(_),
-        )
-        | None => None,
-    };
-    delivery.is_some_and(|delivery| delivery.system == id || of_envelope(delivery.envelope_sequence))
+        Event::ExpiryWarned(event) => of_envelope(event.envelope_sequence),
+        Event::Uploaded(event) => event.system == id,
+        Event::EnrolmentTokenIssued(event) => event.system == id,
+        Event::DirectoryChanged(event) => event.entries.iter().all(|entry| match &entry.value {
+            Some(Value::Certificate(certificate)) => certificate.system == id,
+            _ => true,
+        }),
+        Event::LogOpened(_) => true,
+        Event::FeedTrimmed(event) => event.system == id,
+        Event::GrantsLapsed(event) => event.system == id,
+        other => apply::delivery_of(other)
+            .is_some_and(|delivery| delivery.system == id || of_envelope(delivery.envelope_sequence)),
+    }
 }
 
 /// Whether an envelope is visible to a system as a recipient.

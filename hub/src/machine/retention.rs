@@ -16,7 +16,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::{
-    apply::{At, edit_envelope, edit_mailbox, mailbox},
+    apply::{At, delivery_of, edit_envelope, edit_mailbox, mailbox},
     batch::{Batch, duplicate, recorded, remark_cargo},
     command::Outcome,
     delivery::{find, timers},
@@ -399,16 +399,9 @@ pub fn erasable(read: &dyn Read, record: &record::Record) -> Vec<usize> {
 
 /// The envelope that a record's content belongs to.
 pub fn envelope_of(record: &record::Record) -> Option<u64> {
-    let of_delivery =
-        |delivery: &Option<record::Delivery>| delivery.as_ref().map(|delivery| delivery.envelope_sequence);
-    match &record.event {
-        Some(Event::Accepted(_)) => Some(record.sequence),
-        Some(Event::Acknowledged(event)) => of_delivery(&event.delivery),
-        Some(Event::Rejected(event)) => of_delivery(&event.delivery),
-        Some(Event::LateAccepted(event)) => of_delivery(&event.delivery),
-        Some(Event::Requeued(event)) => of_delivery(&event.delivery),
-        Some(Event::Returned(event)) => of_delivery(&event.delivery),
-        _ => None,
+    match record.event.as_ref()? {
+        Event::Accepted(_) => Some(record.sequence),
+        event => delivery_of(event).map(|delivery| delivery.envelope_sequence),
     }
 }
 

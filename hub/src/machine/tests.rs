@@ -320,7 +320,7 @@ impl World {
         for entry in &self.entries {
             let changes = read_once(&again, |read| {
                 let mut draft = Draft::new(read);
-                super::apply(&mut draft, entry).expect("applies");
+                crate::commit::replay(&mut draft, entry).expect("applies");
                 draft.into_changes()
             });
             again.publish(changes, entry.sequence + 1);

@@ -83,7 +83,8 @@ fn applied(changed: &[Entry]) {
     for entry in changed {
         let changes = read_once(&state, |read| {
             let mut draft = Draft::new(read);
-            machine::apply(&mut draft, entry).map(|()| draft.into_changes())
+            let record = Record::decode(entry.record.clone())?;
+            machine::apply(&mut draft, &record, entry).map(|()| draft.into_changes())
         });
         let Ok(changes) = changes else { return };
         for value in changes.values().flatten() {
