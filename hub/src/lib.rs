@@ -32,3 +32,5 @@ pub mod identity;
 pub mod limits;
 pub mod observe;
 pub mod retention;
+#[cfg(test)]
+mod testing;

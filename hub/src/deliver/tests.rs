@@ -1,134 +1,45 @@
 //! Situations between a mailbox and those who take from it, over a real
 //! journal on a disk in memory.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::time::Duration;
 
 use axis_proto::{
     envelope::v1::{Document, DocumentBody, DocumentMetadata, Envelope, Priority, Recipient, envelope::Body},
-    id::{DeliveryId, Digest, EnvelopeId, SystemId},
-    key::SigningKey as Secret,
-    note::CheckpointSigner,
+    id::{DeliveryId, Digest, EnvelopeId},
     receipt,
-    record::v1::{
-        Agency, AgencyState, Certificate, DirectoryEntry, LogOpened, SigningKey, SystemState,
-        directory_entry::Value,
-    },
+    record::v1::SystemState,
     seal::{self, PayloadType},
 };
 use bytes::Bytes;
-use prost::Message as _;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Appetite, Content, Deliver, Lease, Taking, Wakes, content_of, hand_over};
 use crate::{
-    clock::Clock,
-    commit::{self, Committer, Parts, WriterHandle},
-    disk::{Disk, memory::MemoryDisk},
+    disk::MemoryDisk,
     error::{Error, Result},
-    evidence::{Evidence, Tree},
-    journal::{Journal as _, JournalReader, segments::SegmentJournal},
-    machine::{Command, Kept, Outcome, Signed, Submit, query},
-    observe::{Metrics, Readiness},
-    state::{Draft, State, memory::MemoryState, read_once},
+    journal::segments::Layout,
+    machine::{Command, query},
+    testing::{House, START_MS, bytes_of, secret, signer, system},
 };
 
-const START: u64 = 1_790_000_000_000;
 const MINUTE: u64 = 60_000;
 
 /// `vpcp` serves G22 and sends; `byt` serves G18 and receives.
 struct World {
-    state: Arc<dyn State>,
-    committer: Committer,
-    evidence: Evidence,
-    clock: Clock,
+    house: House,
     deliver: Deliver,
-    verifier: axis_proto::note::CheckpointVerifier,
-    writer: Option<WriterHandle>,
-}
-
-fn system(id: &str) -> SystemId {
-    id.parse().expect("a system id")
-}
-
-fn secret() -> Secret {
-    Secret::from_seed(&[1; 32])
-}
-
-fn bytes_of(bytes: impl AsRef<[u8]>) -> Bytes {
-    Bytes::copy_from_slice(bytes.as_ref())
 }
 
 impl World {
     async fn new() -> Self {
-        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::default());
-        let clock = Clock::manual(START);
-        let signer = || CheckpointSigner::new("truc/log1", Secret::from_seed(&[9; 32])).expect("an origin");
-        let mut journal =
-            SegmentJournal::create(disk.clone(), Path::new("/journal"), "truc/log1").expect("a journal");
-        let mut tree = Tree::open(disk, Path::new("/tree"), &*journal.reader()).expect("a tree");
-        let opened = LogOpened { hub_id: "truc".into(), origin: "truc/log1".into(), ..LogOpened::default() };
-        commit::create_log(&mut journal, &mut tree, &signer(), &clock, opened).expect("a log");
-        let reader: Arc<dyn JournalReader> = journal.reader();
-        let state: Arc<dyn State> = Arc::new(MemoryState::new());
-        replay(&*state, &*reader);
-        let evidence = Evidence::new(reader.clone(), tree.reader());
-        let verifier = signer().verifier();
-        let (committer, writer) = commit::start(Parts {
-            journal: Box::new(journal),
-            tree,
-            signer: signer(),
-            state: state.clone(),
-            clock: clock.clone(),
-            metrics: Metrics::new(),
-            readiness: Readiness::new(),
-        });
-        let wakes = Wakes::start(committer.watch(), reader);
-        let stopping = CancellationToken::new();
-        let deliver = Deliver::new(state.clone(), committer.clone(), clock.clone(), wakes, stopping);
-        let world = Self { state, committer, evidence, clock, deliver, verifier, writer: Some(writer) };
-        world.enrol("vpcp", "G22").await;
-        world.enrol("byt", "G18").await;
-        world
-    }
-
-    async fn enrol(&self, id: &str, code: &str) {
-        let agency = Agency {
-            code: code.into(),
-            name: code.into(),
-            state: AgencyState::Active.into(),
-            ..Agency::default()
-        };
-        let entries = vec![DirectoryEntry { value: Some(Value::Agency(agency)) }];
-        self.ok(Command::ChangeDirectory { entries, actor: "op".into(), remark: String::new() }).await;
-        let token_sha256 = Digest::of(id.as_bytes());
-        self.ok(Command::AddSystem {
-            system: system(id),
-            name: id.into(),
-            agencies: vec![code.parse().expect("a code")],
-            token_sha256,
-            actor: "op".into(),
-        })
-        .await;
-        let public = Secret::from_seed(&[if id == "vpcp" { 1 } else { 2 }; 32]).public();
-        self.ok(Command::Enrol {
-            token_sha256,
-            certificate: Certificate {
-                fingerprint: bytes_of(token_sha256.as_bytes()),
-                valid_until_unix_ms: u64::MAX,
-                ..Certificate::default()
-            },
-            signing_key: SigningKey {
-                key_id: bytes_of(public.key_id().as_bytes()),
-                public_key: bytes_of(public.0),
-                ..SigningKey::default()
-            },
-        })
-        .await;
-    }
-
-    async fn ok(&self, command: Command) -> Outcome {
-        self.committer.commit(command).await.expect("committed")
+        let house = House::open(&MemoryDisk::default(), Layout::default());
+        let wakes = Wakes::start(house.committer.watch(), house.journal.clone());
+        let (state, committer, clock) = (house.state.clone(), house.committer.clone(), house.clock.clone());
+        let deliver = Deliver::new(state, committer, clock, wakes, CancellationToken::new());
+        house.enrol("vpcp", &["G22".to_owned()]).await;
+        house.enrol("byt", &["G18".to_owned()]).await;
+        Self { house, deliver }
     }
 
     /// Sends one document of so many bytes to G18; says which delivery.
@@ -139,7 +50,7 @@ impl World {
             hub_id: "truc".into(),
             sender: "G22".into(),
             recipients: vec![Recipient { agency: "G18".into(), kind: 1 }],
-            created_unix_ms: self.clock.now_ms(),
+            created_unix_ms: self.house.clock.now_ms(),
             priority: priority.into(),
             body: Some(Body::Document(DocumentBody {
                 metadata: Some(DocumentMetadata {
@@ -155,23 +66,8 @@ impl World {
             })),
             ..Envelope::default()
         };
-        let sealed = seal::seal(PayloadType::Envelope, envelope.encode_to_vec(), &[&secret()]);
-        let signed = Signed {
-            digest: seal::digest(&sealed.payload_type, &sealed.payload),
-            sealed: sealed.encode_to_vec().into(),
-            key_ids: vec![secret().public().key_id()],
-            certificate: Digest::of(b"vpcp"),
-        };
-        let submit = Submit {
-            system: system("vpcp"),
-            envelope,
-            signed,
-            documents: vec![content],
-            kept: Kept::default(),
-            ahead: None,
-        };
-        let outcome = self.ok(Command::Submit(Box::new(submit))).await;
-        DeliveryId { envelope_sequence: outcome.sequence().expect("accepted"), recipient_index: 0 }
+        let envelope_sequence = self.house.submit("vpcp", envelope, vec![content]).await;
+        DeliveryId { envelope_sequence, recipient_index: 0 }
     }
 
     fn take(&self, credit: u32) -> Taking {
@@ -179,40 +75,16 @@ impl World {
     }
 
     fn made(&self, lease: Lease) -> Option<axis_proto::hub::v1::Delivery> {
-        hand_over(&*self.state, &self.evidence, lease).expect("readable")
+        hand_over(&*self.house.state, &self.house.evidence, lease).expect("readable")
     }
 
     fn leased(&self) -> u64 {
-        read_once(&*self.state, |read| query::mailbox(read, &system("byt")).leased)
+        self.house.read(|read| query::mailbox(read, &system("byt")).leased)
     }
 
     fn content(&self, id: &DeliveryId, sha256: &Digest) -> Result<Content> {
-        content_of(&*self.state, &self.evidence, &system("byt"), id, sha256)
+        content_of(&*self.house.state, &self.house.evidence, &system("byt"), id, sha256)
     }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        if let Some(writer) = self.writer.take() {
-            writer.stop();
-        }
-    }
-}
-
-fn replay(state: &dyn State, journal: &dyn JournalReader) {
-    let mut first = Vec::new();
-    journal
-        .replay(0, &mut |batch| {
-            first.extend(batch.entries.clone());
-            Ok(std::ops::ControlFlow::Continue(()))
-        })
-        .expect("readable");
-    let changes = read_once(state, |read| {
-        let mut draft = Draft::new(read);
-        first.iter().for_each(|entry| commit::replay(&mut draft, entry).expect("applies"));
-        draft.into_changes()
-    });
-    state.publish(changes, first.len() as u64);
 }
 
 fn appetite(credit: u32) -> Appetite {
@@ -248,13 +120,15 @@ async fn what_waits_is_handed_over_as_it_was_sent() {
     assert_eq!(delivery.delivery_id, id.to_string());
     assert_eq!((delivery.mailbox_sequence, delivery.attempt), (1, 1));
     assert_eq!(delivery.recipient, "G18");
-    assert_eq!(delivery.lease_until_unix_ms, START + MINUTE);
+    assert_eq!(delivery.lease_until_unix_ms, START_MS + MINUTE);
     assert_eq!(delivery.documents, [vec![7; 1_000]]);
-    assert_eq!(delivery.signing_keys[0].key_id, secret().public().key_id().as_bytes()[..]);
+    assert_eq!(delivery.signing_keys[0].key_id, secret("vpcp").public().key_id().as_bytes()[..]);
     let sealed = delivery.sealed_envelope.expect("sealed");
-    let opened = seal::open(&sealed, PayloadType::Envelope, &mut |_| Some(secret().public())).expect("opens");
+    let opened =
+        seal::open(&sealed, PayloadType::Envelope, &mut |_| Some(secret("vpcp").public())).expect("opens");
     assert_eq!(delivery.envelope_digest, opened.digest.as_bytes()[..]);
-    let receipt = receipt::verify(&delivery.receipt.expect("a receipt"), &world.verifier).expect("verifies");
+    let receipt =
+        receipt::verify(&delivery.receipt.expect("a receipt"), &signer().verifier()).expect("verifies");
     assert_eq!(receipt.index, lease.0);
     assert_eq!(delivery.accepted_sequence, id.envelope_sequence);
 }
@@ -332,10 +206,10 @@ async fn a_nacked_delivery_comes_again_when_it_is_due() {
     let delivery = world.send(10, Priority::Normal).await;
     let mut taking = world.take(2);
     let first = round(&mut taking).await[0];
-    world.ok(Command::Nack { system: system("byt"), delivery, attempt: 1, delay_ms: MINUTE }).await;
+    world.house.ok(Command::Nack { system: system("byt"), delivery, attempt: 1, delay_ms: MINUTE }).await;
     assert!(world.made(first).is_none(), "the lease is not current any more");
     assert!(timeout(Duration::from_millis(700), taking.next()).await.is_err(), "not due yet");
-    world.clock.advance(MINUTE);
+    world.house.clock.advance(MINUTE);
     let again = world.made(round(&mut taking).await[0]).expect("current");
     assert_eq!((again.delivery_id, again.attempt), (delivery.to_string(), 2));
 }
@@ -344,7 +218,7 @@ async fn a_nacked_delivery_comes_again_when_it_is_due() {
 async fn deliveries_go_on_when_the_clock_has_jumped() {
     let world = World::new().await;
     world.send(10, Priority::Normal).await;
-    world.clock.jump_to(START + 40 * crate::limits::DAY_MS);
+    world.house.clock.jump_to(START_MS + 40 * crate::limits::DAY_MS);
     assert_eq!(round(&mut world.take(1)).await.len(), 1);
 }
 
@@ -358,10 +232,10 @@ async fn what_waits_for_a_suspended_system_is_held() {
         remark: String::new(),
     };
     world.send(10, Priority::Normal).await;
-    world.ok(set(SystemState::Suspended)).await;
+    world.house.ok(set(SystemState::Suspended)).await;
     let mut taking = world.take(5);
     assert!(timeout(Duration::from_millis(300), taking.next()).await.is_err(), "held");
-    world.ok(set(SystemState::Active)).await;
+    world.house.ok(set(SystemState::Active)).await;
     assert_eq!(round(&mut taking).await.len(), 1);
 }
 
@@ -389,7 +263,7 @@ async fn documents_are_for_those_who_were_given_the_delivery() {
     round(&mut taking).await;
     assert_eq!(world.content(&id, &sha256).expect("given"), Content::Inline(vec![7; 1_000].into()));
     assert_eq!(reason(world.content(&id, &Digest::of(b"other"))), "NOT_FOUND");
-    let stranger = content_of(&*world.state, &world.evidence, &system("vpcp"), &id, &sha256);
+    let stranger = content_of(&*world.house.state, &world.house.evidence, &system("vpcp"), &id, &sha256);
     assert_eq!(reason(stranger), "DELIVERY_UNKNOWN");
 }
 
@@ -409,8 +283,9 @@ async fn only_those_whom_it_concerns_are_woken() {
     settle_down().await;
     assert!(!stranger.has_changed().expect("open"));
     world
+        .house
         .ok(Command::RevokeSigningKey {
-            key_id: secret().public().key_id(),
+            key_id: secret("vpcp").public().key_id(),
             only_of: None,
             actor: "op".into(),
             remark: String::new(),

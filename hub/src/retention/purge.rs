@@ -40,14 +40,18 @@ impl Retention {
     /// anew.
     ///
     /// # Errors
-    /// The first that it meets; the next call looks at all of them again.
+    /// The first that it meets, after all of them; the next call looks at them
+    /// again.
     pub(super) async fn purges(&self) -> Result<()> {
         let lately = self.0.parts.clock.now_ms().saturating_sub(limits::PURGE_AGAIN_MS);
         let since_ms = *self.round().purges_since_ms.get_or_insert(lately);
+        let mut outcome = Ok(());
         for sequence in self.read(|read| machine::purges_under_way(read, since_ms)) {
             tracing::info!(sequence, "going on with a purge");
-            self.purge(sequence).await?;
+            // one that cannot come to its end keeps no other from it
+            outcome = outcome.and(self.purge(sequence).await.map(drop));
         }
+        outcome?;
         let mut round = self.round();
         if round.purges_since_ms == Some(since_ms) {
             round.purges_since_ms = Some(Millis::MAX);

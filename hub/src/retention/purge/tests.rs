@@ -2,55 +2,30 @@
 //! two operations: by the process's end, which loses nothing that was written,
 //! and by the power's. Whoever comes next carries it to its end.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
 
 use axis_proto::{
     envelope::v1::{Document, DocumentBody, DocumentMetadata, Envelope, Recipient, envelope::Body},
-    id::EnvelopeId,
-    key::SigningKey as Secret,
-    note::CheckpointSigner,
-    record::v1::{
-        Agency, AgencyState, Certificate, DirectoryEntry, LogOpened, SigningKey, directory_entry::Value,
-    },
-    seal::{self, PayloadType},
+    hub::v1::Reason,
+    id::{DeliveryId, EnvelopeId},
 };
-use bytes::Bytes;
 use tokio::time::timeout;
 
 use super::super::*;
 use crate::{
-    commit::{self, WriterHandle},
-    disk::{Disk, MemoryDisk},
-    evidence::Tree,
+    disk::{Disk, DiskFile, MemoryDisk},
     fsck,
-    journal::{Journal as _, SegmentJournal, segments::Layout},
-    machine::{Kept, Outcome, Signed, Submit},
-    observe::{Metrics, Readiness},
-    state::{Changes, Draft, memory::MemoryState},
+    journal::{Batch, segments::Layout},
+    testing::{House, START_MS, bytes_of, signer, system},
 };
 
-const START: u64 = 1_790_000_000_000;
 /// Segments that a loop of worlds has room for.
 const SMALL: Layout = Layout { segment_bytes: 256 * 1024, ahead_bytes: 16 * 1024, mark_seed: None };
-const ORIGIN: &str = "truc/log/1";
 const SECRETS: [&[u8]; 3] = [b"LO-MAT-TRICH-YEU", b"LO-MAT-TEP-NHO", b"LO-MAT-TEP-LON"];
 const OTHER: &[u8] = b"KHONG-MAT";
-
-fn signer() -> CheckpointSigner {
-    CheckpointSigner::new(ORIGIN, Secret::from_seed(&[9; 32])).expect("an origin")
-}
-
-fn secret() -> Secret {
-    Secret::from_seed(&[1; 32])
-}
-
-fn bytes_of(bytes: impl AsRef<[u8]>) -> Bytes {
-    Bytes::copy_from_slice(bytes.as_ref())
-}
-
-fn system(id: &str) -> SystemId {
-    id.parse().expect("a system id")
-}
 
 fn large(secret: &[u8]) -> Vec<u8> {
     let mut bytes = vec![b'.'; 9_000];
@@ -58,100 +33,30 @@ fn large(secret: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// `vpcp` serves G22 and sends; `byt` serves those that receive.
+/// `vpcp` serves G22 and sends; others receive.
 struct World {
-    disk: MemoryDisk,
-    state: Arc<dyn State>,
-    committer: Committer,
+    house: House,
     vault: Arc<Vault>,
     retention: Retention,
-    clock: Clock,
-    writer: Option<WriterHandle>,
 }
 
 impl World {
     /// What a start makes of a disk, new or not.
     fn open(disk: &MemoryDisk) -> Self {
-        let clock = Clock::manual(START);
+        let house = House::open(disk, SMALL);
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-        let dir = Path::new("/data/journal");
-        let is_new = !disk.exists(dir).unwrap_or_default();
-        let mut journal = if is_new {
-            SegmentJournal::create_with(shared.clone(), dir, ORIGIN, SMALL).expect("a journal")
-        } else {
-            SegmentJournal::open_with(shared.clone(), dir, SMALL).expect("a journal")
-        };
-        let mut tree =
-            Tree::open(shared.clone(), Path::new("/data/tree"), &*journal.reader()).expect("a tree");
-        if is_new {
-            let opened = LogOpened { hub_id: "truc".into(), origin: ORIGIN.into(), ..LogOpened::default() };
-            commit::create_log(&mut journal, &mut tree, &signer(), &clock, opened).expect("a log");
-        }
-        let (reader, eraser) = (journal.reader(), journal.eraser());
-        let state: Arc<dyn State> = Arc::new(MemoryState::new());
-        replay(&*state, &*reader);
-        let (committer, writer) = commit::start(commit::Parts {
-            journal: Box::new(journal),
-            tree,
-            signer: signer(),
-            state: state.clone(),
-            clock: clock.clone(),
-            metrics: Metrics::new(),
-            readiness: Readiness::new(),
-        });
         let vault = Arc::new(Vault::open(shared, Path::new("/data/vault")).expect("a vault"));
         let retention = Retention::new(Parts {
-            state: state.clone(),
-            committer: committer.clone(),
-            journal: reader,
-            eraser,
+            state: house.state.clone(),
+            committer: house.committer.clone(),
+            journal: house.journal.clone(),
+            eraser: house.eraser.clone(),
             vault: vault.clone(),
             gate: Gate::default(),
-            clock: clock.clone(),
+            clock: house.clock.clone(),
             feed_kept_ms: limits::FEED_KEPT_MS,
         });
-        Self { disk: disk.clone(), state, committer, vault, retention, clock, writer: Some(writer) }
-    }
-
-    async fn ok(&self, command: Command) -> Outcome {
-        self.committer.commit(command).await.expect("committed")
-    }
-
-    async fn enrol(&self, id: &str, codes: &[String]) {
-        for part in codes.chunks(50) {
-            let entry = |code: &String| {
-                let state = AgencyState::Active.into();
-                let agency = Agency { code: code.clone(), name: code.clone(), state, ..Agency::default() };
-                DirectoryEntry { value: Some(Value::Agency(agency)) }
-            };
-            let entries = part.iter().map(entry).collect();
-            self.ok(Command::ChangeDirectory { entries, actor: "op".into(), remark: String::new() }).await;
-        }
-        let token_sha256 = Digest::of(id.as_bytes());
-        self.ok(Command::AddSystem {
-            system: system(id),
-            name: id.into(),
-            agencies: codes.iter().map(|code| code.parse().expect("a code")).collect(),
-            token_sha256,
-            actor: "op".into(),
-        })
-        .await;
-        let public =
-            if id == "vpcp" { secret() } else { Secret::from_seed(token_sha256.as_bytes()) }.public();
-        self.ok(Command::Enrol {
-            token_sha256,
-            certificate: Certificate {
-                fingerprint: bytes_of(token_sha256.as_bytes()),
-                valid_until_unix_ms: u64::MAX,
-                ..Certificate::default()
-            },
-            signing_key: SigningKey {
-                key_id: bytes_of(public.key_id().as_bytes()),
-                public_key: bytes_of(public.0),
-                ..SigningKey::default()
-            },
-        })
-        .await;
+        Self { house, vault, retention }
     }
 
     /// An envelope with a small file and one of the vault; its sequence.
@@ -163,7 +68,8 @@ impl World {
                 upload.finish()
             });
         let brought = brought.expect("uploaded");
-        self.ok(Command::Upload { system: system("vpcp"), sha256, size: large.len() as u64 }).await;
+        let upload = Command::Upload { system: system("vpcp"), sha256, size: large.len() as u64 };
+        self.house.ok(upload).await;
         drop(brought);
         let document = |name: &str, bytes: &[u8]| Document {
             name: name.into(),
@@ -177,7 +83,7 @@ impl World {
             hub_id: "truc".into(),
             sender: "G22".into(),
             recipients: to.iter().map(|code| Recipient { agency: code.clone(), kind: 1 }).collect(),
-            created_unix_ms: self.clock.now_ms(),
+            created_unix_ms: self.house.clock.now_ms(),
             body: Some(Body::Document(DocumentBody {
                 metadata: Some(DocumentMetadata {
                     subject: String::from_utf8_lossy(subject).into_owned(),
@@ -187,28 +93,12 @@ impl World {
             })),
             ..Envelope::default()
         };
-        let sealed = seal::seal(PayloadType::Envelope, envelope.encode_to_vec(), &[&secret()]);
-        let signed = Signed {
-            digest: seal::digest(&sealed.payload_type, &sealed.payload),
-            sealed: sealed.encode_to_vec().into(),
-            key_ids: vec![secret().public().key_id()],
-            certificate: Digest::of(b"vpcp"),
-        };
-        let submit = Submit {
-            system: system("vpcp"),
-            envelope,
-            signed,
-            documents: vec![bytes_of(small)],
-            kept: Kept::default(),
-            ahead: None,
-        };
-        let outcome = self.ok(Command::Submit(Box::new(submit))).await;
-        outcome.sequence().expect("accepted")
+        self.house.submit("vpcp", envelope, vec![bytes_of(small)]).await
     }
 
     /// Waits until all of an envelope's recipients have it in their mailboxes.
     async fn consigned(&self, sequence: u64) {
-        let mut progress = self.committer.watch();
+        let mut progress = self.house.committer.watch();
         while !self.read(|read| {
             query::envelope(read, sequence).is_some_and(|row| row.consigned_count == row.recipient_count)
         }) {
@@ -218,48 +108,30 @@ impl World {
     }
 
     fn read<T>(&self, read: impl FnOnce(&dyn Read) -> T) -> T {
-        read_once(&*self.state, read)
+        self.house.read(read)
     }
 
     async fn agreed(&self, sequence: u64) {
         let (operator, remark) = ("local:an".to_owned(), "lộ bí mật".to_owned());
-        self.ok(Command::RequestPurge { envelope_sequence: sequence, operator, remark }).await;
+        self.house.ok(Command::RequestPurge { envelope_sequence: sequence, operator, remark }).await;
         let operator = "local:bình".to_owned();
-        self.ok(Command::ConfirmPurge { envelope_sequence: sequence, operator }).await;
+        self.house.ok(Command::ConfirmPurge { envelope_sequence: sequence, operator }).await;
+    }
+
+    /// Looks at the records of every batch.
+    fn batches(&self, mut look: impl FnMut(Vec<Record>)) {
+        let mut visit = |batch: &Batch| {
+            let decode = |entry: &Entry| Record::decode(entry.record.clone()).expect("a record");
+            look(batch.entries.iter().map(decode).collect());
+            Ok(ControlFlow::Continue(()))
+        };
+        self.house.journal.replay(0, &mut |batch| visit(&batch)).expect("readable");
     }
 
     fn end(mut self) -> MemoryDisk {
-        self.stop();
-        self.disk.clone()
+        self.house.stop();
+        self.house.disk.clone()
     }
-
-    fn stop(&mut self) {
-        if let Some(writer) = self.writer.take() {
-            writer.stop();
-        }
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
-fn replay(state: &dyn State, journal: &dyn JournalReader) {
-    journal
-        .replay(0, &mut |batch| {
-            let mut changes = Changes::new();
-            state.read(&mut |read| {
-                let mut draft = Draft::new(read);
-                let mut entries = batch.entries.iter();
-                entries.try_for_each(|entry| commit::replay(&mut draft, entry)).expect("it applies");
-                changes = draft.into_changes();
-            });
-            state.publish(changes, batch.commit.size);
-            Ok(std::ops::ControlFlow::Continue(()))
-        })
-        .expect("it can be read");
 }
 
 /// Every file whose bytes hold some others.
@@ -270,12 +142,16 @@ fn holding(disk: &MemoryDisk, dir: &Path, bytes: &[u8], found: &mut Vec<PathBuf>
             holding(disk, &path, bytes, found);
             continue;
         };
-        let mut whole = vec![0; file.len().expect("a length") as usize];
-        file.read_exact_at(0, &mut whole).expect("readable");
-        if whole.windows(bytes.len()).any(|window| window == bytes) {
+        if holds(&*file, bytes) {
             found.push(path);
         }
     }
+}
+
+fn holds(file: &dyn DiskFile, bytes: &[u8]) -> bool {
+    let mut whole = vec![0; file.len().expect("a length") as usize];
+    file.read_exact_at(0, &mut whole).expect("readable");
+    whole.windows(bytes.len()).any(|window| window == bytes)
 }
 
 fn is_anywhere(disk: &MemoryDisk, bytes: &[u8]) -> bool {
@@ -291,7 +167,7 @@ fn check(disk: &MemoryDisk) {
         verifier: signer().verifier(),
         progress: &mut |_| {},
     };
-    let (report, _) = fsck::look(stores, START).expect("readable");
+    let (report, _) = fsck::look(stores, START_MS).expect("readable");
     assert!(report.is_clean(), "{:#?}", report.violations);
 }
 
@@ -299,15 +175,15 @@ fn check(disk: &MemoryDisk) {
 /// stays; two operators have agreed.
 async fn spilt() -> (MemoryDisk, u64) {
     let world = World::open(&MemoryDisk::default());
-    world.enrol("vpcp", &["G22".to_owned()]).await;
+    world.house.enrol("vpcp", &["G22".to_owned()]).await;
     let codes = ["G18", "H53", "H54"].map(str::to_owned);
-    world.enrol("byt", &codes).await;
+    world.house.enrol("byt", &codes).await;
     world.send(&codes[..1], OTHER, OTHER, &large(OTHER)).await;
     let sequence = world.send(&codes, SECRETS[0], SECRETS[1], &large(SECRETS[2])).await;
     world.consigned(sequence).await;
-    let held = axis_proto::id::DeliveryId { envelope_sequence: sequence, recipient_index: 1 };
+    let held = DeliveryId { envelope_sequence: sequence, recipient_index: 1 };
     let lease = Command::Lease { system: system("byt"), deliveries: vec![held], duration_ms: 60_000 };
-    assert!(world.ok(lease).await.sequence().is_some());
+    assert!(world.house.ok(lease).await.sequence().is_some());
     world.agreed(sequence).await;
     let disk = world.end();
     assert!(SECRETS.iter().all(|secret| is_anywhere(&disk, secret)));
@@ -344,15 +220,10 @@ async fn a_purge_that_ends_between_any_two_operations_is_carried_on() {
             let world = World::open(&disk);
             let row = world.read(|read| query::envelope(read, sequence)).expect("it is known");
             let mut collected = false;
-            let journal = world.retention.0.parts.journal.clone();
-            let mut visit = |batch: &crate::journal::Batch| {
-                for entry in &batch.entries {
-                    let record = Record::decode(entry.record.clone()).expect("a record");
-                    collected |= matches!(record.event, Some(Event::DocumentsCollected(_)));
-                }
-                Ok(std::ops::ControlFlow::Continue(()))
-            };
-            journal.replay(0, &mut |batch| visit(&batch)).expect("readable");
+            world.batches(|records| {
+                collected |=
+                    records.iter().any(|record| matches!(record.event, Some(Event::DocumentsCollected(_))));
+            });
             let is_there = world.vault.has(&document).expect("it answers");
             assert!(is_there || collected, "operation {operation}: it left before its record");
             left.ended += usize::from(!whole);
@@ -391,10 +262,10 @@ const RECIPIENTS: u32 = 600;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broadcast_is_purged_in_parts_and_others_are_served_between_them() {
     let world = World::open(&MemoryDisk::default());
-    world.enrol("vpcp", &["G22".to_owned()]).await;
+    world.house.enrol("vpcp", &["G22".to_owned()]).await;
     let codes: Vec<String> = (0..RECIPIENTS).map(|number| format!("H{number:04}")).collect();
     for (number, codes) in codes.chunks(90).enumerate() {
-        world.enrol(&format!("tinh{number}"), codes).await;
+        world.house.enrol(&format!("tinh{number}"), codes).await;
     }
     let sequence = world.send(&codes, SECRETS[0], SECRETS[1], &large(SECRETS[2])).await;
     // before everybody has it: what is not consigned yet is returned as well
@@ -425,17 +296,62 @@ async fn a_broadcast_is_purged_in_parts_and_others_are_served_between_them() {
     assert_eq!(purged.documents_removed, [Digest::of(&large(SECRETS[2]))]);
     world.consigned(other).await;
     let mut most = 0;
-    let mut visit = |batch: &crate::journal::Batch| {
-        let returned = |entry: &Entry| {
-            let record = Record::decode(entry.record.clone()).expect("a record");
-            usize::from(matches!(record.event, Some(Event::Returned(_))))
-        };
-        most = most.max(batch.entries.iter().map(returned).sum());
-        Ok(std::ops::ControlFlow::Continue(()))
-    };
-    world.retention.0.parts.journal.replay(0, &mut |batch| visit(&batch)).expect("readable");
+    world.batches(|records| {
+        let returned = records.iter().filter(|record| matches!(record.event, Some(Event::Returned(_))));
+        most = most.max(returned.count());
+    });
     assert!(most > 0 && most <= limits::PURGE_RETURNS_MAX, "{most} in one batch");
     let disk = world.end();
     assert!(SECRETS.iter().all(|secret| !is_anywhere(&disk, secret)) && is_anywhere(&disk, OTHER));
     check(&disk);
+}
+
+#[tokio::test]
+async fn a_purge_that_met_a_backup_goes_on_by_itself() {
+    let world = World::open(&MemoryDisk::default());
+    world.house.enrol("vpcp", &["G22".to_owned()]).await;
+    let codes = ["G18".to_owned()];
+    world.house.enrol("byt", &codes).await;
+    let sequence = world.send(&codes, SECRETS[0], SECRETS[1], &large(SECRETS[2])).await;
+    world.consigned(sequence).await;
+    // a hub that has run for a while: it knows that nothing is left of before its start
+    world.retention.purges().await.expect("nothing is to be done");
+    world.agreed(sequence).await;
+    let backup = world.retention.0.parts.gate.hold().await.expect("nobody is inside");
+    tokio::time::pause();
+    let busy = world.retention.purge(sequence).await.expect_err("a backup is being made");
+    tokio::time::resume();
+    assert!(matches!(&busy, Error::Refused(refusal) if refusal.reason == Reason::Busy), "{busy:?}");
+    let row = world.read(|read| query::envelope(read, sequence)).expect("it is known");
+    assert!(row.erased_sequence > 0 && is_anywhere(&world.house.disk, SECRETS[0]), "decided, not done");
+    drop(backup);
+    world.retention.purges().await.expect("it goes on");
+    let disk = world.end();
+    assert!(SECRETS.iter().all(|secret| !is_anywhere(&disk, secret)));
+    check(&disk);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_cannot_come_to_its_end_keeps_no_other_from_it() {
+    let world = World::open(&MemoryDisk::default());
+    world.house.enrol("vpcp", &["G22".to_owned()]).await;
+    let codes = ["G18".to_owned()];
+    world.house.enrol("byt", &codes).await;
+    let first = world.send(&codes, OTHER, OTHER, &large(OTHER)).await;
+    world.house.committer.roll().await.expect("rolled");
+    let second = world.send(&codes, SECRETS[0], SECRETS[1], &large(SECRETS[2])).await;
+    for sequence in [first, second] {
+        world.consigned(sequence).await;
+        world.agreed(sequence).await;
+    }
+    let disk = &world.house.disk;
+    let mut files = Vec::new();
+    for content in [OTHER, SECRETS[0]] {
+        holding(disk, Path::new("/data/journal"), content, &mut files);
+    }
+    let [other, spilt] = &files[..] else { panic!("not one segment each: {files:?}") };
+    disk.make_unreadable(other).expect("a segment");
+    assert!(world.retention.minute(1).await.is_err(), "the first cannot be erased");
+    assert!(!holds(&*disk.open_read(spilt).expect("a segment"), SECRETS[0]));
+    assert!(!world.vault.has(&Digest::of(&large(SECRETS[2]))).expect("it answers"));
 }
