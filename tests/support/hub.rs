@@ -15,8 +15,9 @@ use axis_hub::{
 };
 use axis_proto::note::CheckpointVerifier;
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
 
-use crate::{Admin, Ministry, admin};
+use crate::{Admin, Ministry, admin, seed::Seeded};
 
 /// A hub in a directory of its own.
 pub struct TestHub {
@@ -25,6 +26,7 @@ pub struct TestHub {
     clock: Clock,
     hub: Option<Hub>,
     change: fn(&mut Config),
+    _ports: Option<Ports>,
 }
 
 impl TestHub {
@@ -42,8 +44,8 @@ impl TestHub {
     pub async fn start_changed(clock: Clock, change: fn(&mut Config)) -> anyhow::Result<Self> {
         crate::log();
         let dir = TempDir::new()?;
-        let verifier_key = make(&dir.path().join("hub"), &clock)?;
-        let mut hub = Self { dir, verifier_key, clock, hub: None, change };
+        let (verifier_key, ports) = make(&dir.path().join("hub"), &clock)?;
+        let mut hub = Self { dir, verifier_key, clock, hub: None, change, _ports: Some(ports) };
         hub.resume().await?;
         Ok(hub)
     }
@@ -55,8 +57,9 @@ impl TestHub {
         let dir = TempDir::new()?;
         let path = dir.path().join("hub");
         let seeded = tokio::task::spawn_blocking(move || crate::seed::seed(&path, &plan, &mut |_| {}));
-        let verifier_key = seeded.await??.verifier_key;
-        let mut hub = Self { dir, verifier_key, clock: Clock::system(), hub: None, change: |_| {} };
+        let Seeded { verifier_key, ports, .. } = seeded.await??;
+        let (clock, change) = (Clock::system(), |_: &mut Config| {});
+        let mut hub = Self { dir, verifier_key, clock, hub: None, change, _ports: ports };
         hub.resume().await?;
         Ok(hub)
     }
@@ -109,7 +112,6 @@ impl TestHub {
         let mut config = Config::load(&self.path())?;
         (self.change)(&mut config);
         let hub = Hub::start(config, self.clock.clone()).await.context("starting the hub")?;
-        pin_ports(&self.path())?;
         self.hub = Some(hub);
         Ok(())
     }
@@ -150,26 +152,39 @@ pub fn check(dir: &Path, verifier: CheckpointVerifier) -> anyhow::Result<fsck::R
     Ok(report)
 }
 
-/// Makes a hub that listens on free ports, and returns its verifier key.
-pub fn make(dir: &Path, clock: &Clock) -> anyhow::Result<String> {
-    let any = "127.0.0.1:0".parse()?;
+/// Makes a hub that listens on free ports, and returns its verifier key. The
+/// ports are its own for as long as they are held.
+pub fn make(dir: &Path, clock: &Clock) -> anyhow::Result<(String, Ports)> {
+    let (ports, listen) = Ports::take()?;
     let mut options = InitOptions::new("truc.test".parse()?);
-    options.listen = Listen { systems: any, enrolment: any, operators: any };
-    Ok(init(dir, &options, clock)?.log_verifier_key)
+    options.listen = listen;
+    Ok((init(dir, &options, clock)?.log_verifier_key, ports))
 }
 
-/// Writes the ports that a hub took into its settings, so that clients find
-/// it again after a restart.
-pub fn pin_ports(dir: &Path) -> anyhow::Result<()> {
-    let addresses: toml::Table = std::fs::read_to_string(dir.join("addresses.toml"))?.parse()?;
-    let path = dir.join("hub.toml");
-    let mut settings: toml::Table = std::fs::read_to_string(&path)?.parse()?;
-    let listen = settings.entry("listen").or_insert_with(|| toml::Table::new().into());
-    let listen = listen.as_table_mut().context("[listen] is a table")?;
-    for listener in ["systems", "enrolment", "operators"] {
-        let address = addresses.get(listener).with_context(|| format!("no {listener} address"))?;
-        listen.insert(listener.to_owned(), address.clone());
+/// Ports that nobody else is given, also while their hub is stopped.
+#[derive(Debug)]
+pub struct Ports {
+    _held: Vec<TcpSocket>,
+}
+
+impl Ports {
+    /// Takes free ones.
+    fn take() -> anyhow::Result<(Self, Listen)> {
+        let mut held = Vec::new();
+        let mut take = || {
+            let socket = TcpSocket::new_v4()?;
+            // as the hub has it: that one is bound and does not listen is in nobody's way then
+            socket.set_reuseaddr(true)?;
+            socket.bind("127.0.0.1:0".parse()?)?;
+            let address = socket.local_addr()?;
+            held.push(socket);
+            anyhow::Ok(address)
+        };
+        let listen = Listen { systems: take()?, enrolment: take()?, operators: take()? };
+        if !cfg!(target_os = "linux") {
+            // elsewhere it would be in the hub's own way
+            held.clear();
+        }
+        Ok((Self { _held: held }, listen))
     }
-    std::fs::write(path, settings.to_string())?;
-    Ok(())
 }

@@ -13,7 +13,8 @@ use tempfile::TempDir;
 
 use crate::{
     Admin, Ministry, PATIENCE, admin, eventually,
-    hub::{check, make, pin_ports},
+    hub::{Ports, check, make},
+    seed::Seeded,
     within,
 };
 
@@ -27,6 +28,7 @@ pub struct HubProcess {
     /// Longest that it may take to start and to stop: more with a long past.
     patience: Duration,
     child: Option<Child>,
+    _ports: Option<Ports>,
 }
 
 impl HubProcess {
@@ -41,12 +43,19 @@ impl HubProcess {
         crate::log();
         let dir = TempDir::new()?;
         let hub = hub.map_or_else(|| dir.path().join("hub"), Path::to_owned);
-        let verifier_key = make(&hub, &Clock::system())?;
+        let (verifier_key, ports) = make(&hub, &Clock::system())?;
         let environment =
             environment.iter().map(|(name, value)| ((*name).to_owned(), value.to_path_buf())).collect();
-        let mut hub = Self { dir, hub, environment, verifier_key, patience: PATIENCE, child: None };
+        let mut hub = Self {
+            dir,
+            hub,
+            environment,
+            verifier_key,
+            patience: PATIENCE,
+            child: None,
+            _ports: Some(ports),
+        };
         hub.resume().await?;
-        pin_ports(&hub.path())?;
         Ok(hub)
     }
 
@@ -72,8 +81,9 @@ impl HubProcess {
         // a millisecond for each envelope, many times what it takes
         let patience = PATIENCE + Duration::from_millis(plan.waiting + plan.settled);
         let seeded = tokio::task::spawn_blocking(move || crate::seed::seed(&path, &plan, &mut |_| {}));
-        let verifier_key = seeded.await??.verifier_key;
-        let mut hub = Self { dir, hub, environment: Vec::new(), verifier_key, patience, child: None };
+        let Seeded { verifier_key, ports, .. } = seeded.await??;
+        let mut hub =
+            Self { dir, hub, environment: Vec::new(), verifier_key, patience, child: None, _ports: ports };
         hub.resume().await?;
         Ok(hub)
     }

@@ -41,7 +41,11 @@ use axis_proto::{
 use bytes::Bytes;
 use prost::Message as _;
 
-use crate::{Ministry, admin::add_system, hub::make, hub::pin_ports};
+use crate::{
+    Ministry,
+    admin::add_system,
+    hub::{Ports, make},
+};
 
 /// The group that everybody belongs to.
 pub const EVERYONE: &str = "tat-ca";
@@ -74,7 +78,7 @@ impl Default for Plan {
 }
 
 /// What was made.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Seeded {
     /// Records of the journal.
     pub records: u64,
@@ -84,6 +88,8 @@ pub struct Seeded {
     pub took: Duration,
     /// Verifies the log's checkpoints.
     pub verifier_key: String,
+    /// Its ports, if it was made just now.
+    pub ports: Option<Ports>,
 }
 
 /// The name of a system that [`seed`] makes.
@@ -112,9 +118,8 @@ pub fn home(dir: &Path, place: usize) -> PathBuf {
 /// # Errors
 /// If the hub runs, or was not made by this function, or the disk fails.
 pub fn seed(dir: &Path, plan: &Plan, progress: &mut dyn FnMut(u64)) -> anyhow::Result<Seeded> {
-    if !dir.join(axis_hub::config::FILE_NAME).exists() {
-        enrol(dir, plan.systems)?;
-    }
+    let is_new = !dir.join(axis_hub::config::FILE_NAME).exists();
+    let ports = is_new.then(|| enrol(dir, plan.systems)).transpose()?;
     let mut log = Log::open(dir)?;
     let places: Vec<usize> = (0..).take_while(|place| home(dir, *place).exists()).collect();
     let parties = places.iter().map(|place| Party::load(dir, *place, &log.state)).collect::<Result<_, _>>();
@@ -141,16 +146,16 @@ pub fn seed(dir: &Path, plan: &Plan, progress: &mut dyn FnMut(u64)) -> anyhow::R
         drop((decided, submits));
         appended.join().expect("the journal's thread ends with its result")
     })?;
-    Ok(Seeded { records, envelopes, took: began.elapsed(), verifier_key: log.signer.verifier_key() })
+    let (took, verifier_key) = (began.elapsed(), log.signer.verifier_key());
+    Ok(Seeded { records, envelopes, took, verifier_key, ports })
 }
 
 /// Makes a hub whose systems are enrolled as any others.
-fn enrol(dir: &Path, systems: usize) -> anyhow::Result<()> {
+fn enrol(dir: &Path, systems: usize) -> anyhow::Result<Ports> {
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
-        make(dir, &Clock::system())?;
+        let (_, ports) = make(dir, &Clock::system())?;
         let hub = Hub::start(Config::load(dir)?, Clock::system()).await.context("starting the hub")?;
-        pin_ports(dir)?;
         let enrolled = async {
             let mut admin = crate::admin(dir).await?;
             for place in 0..systems {
@@ -161,7 +166,7 @@ fn enrol(dir: &Path, systems: usize) -> anyhow::Result<()> {
         };
         let enrolled = enrolled.await;
         hub.stop().await;
-        enrolled
+        enrolled.map(|()| ports)
     })
 }
 
