@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use axis_client::{Client, EnrolmentToken, Error, Renew, quiet};
+use anyhow::Context as _;
+use axis_client::{Client, EnrolmentToken, Error, KnownLogs, Renew, quiet};
 use axis_proto::{
     admin::v1::{
         IssueTokenRequest, ListSystemsRequest, RevokeCertificateRequest, RevokeSigningKeyRequest,
@@ -29,6 +30,21 @@ async fn set_state(admin: &mut Admin, system: &str, state: SystemState) {
 
 fn reason(error: &Error) -> Option<Reason> {
     error.reason()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_home_remembers_what_its_enrolment_showed() -> anyhow::Result<()> {
+    let hub = TestHub::start().await?;
+    let token = axis_tests::admin::add_system(&mut hub.admin().await?, "byt", &["G18"]).await?;
+    let home = tempfile::tempdir()?;
+    // no other call: what it asks later cannot be older than this
+    let enrolled = Client::enrol_with(home.path(), &token.parse()?, &impatient()).await?;
+    let shown = axis_proto::receipt::verify(&enrolled.receipt, &hub.verifier())?.checkpoint;
+    let known = KnownLogs::load(home.path())?.context("it is enrolled")?;
+    let head = known.logs().last().and_then(|log| log.head()).context("a head")?;
+    assert_eq!((head.size, head.root), (shown.size, shown.root));
+    hub.finish().await?;
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
