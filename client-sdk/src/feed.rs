@@ -2,6 +2,7 @@
 //! verified, read on from where this home left off.
 
 use std::{
+    future::Future,
     path::PathBuf,
     pin::Pin,
     sync::Arc,
@@ -228,7 +229,7 @@ async fn enter_log(inner: &Inner, place: &mut Place) -> Result<Arc<str>> {
     };
     if place.log != *log {
         if !place.fixed && place.after > 0 && held != u64::MAX {
-            place.after = rewound(inner, place.after, held).await?;
+            place.after = rewound(place.after, |after| next_after(inner, after, held)).await?;
         }
         place.fixed = false;
         place.log = log.to_string();
@@ -236,26 +237,36 @@ async fn enter_log(inner: &Inner, place: &mut Place) -> Result<Arc<str>> {
     Ok(log)
 }
 
-/// The last feed number up to this one whose record lies below `held`.
-async fn rewound(inner: &Inner, after: u64, held: u64) -> Result<u64> {
-    let entry_after = |after| async move {
-        let request = ReadFeedRequest { after, max_entries: 1 };
-        inner.timed(inner.feed().read_feed(inner.request(request))).await
+/// What of a feed comes first after a number.
+struct Next {
+    /// The highest number that was given.
+    high: u64,
+    /// The entry's number, and whether its record lies in what is held.
+    entry: Option<(u64, bool)>,
+}
+
+async fn next_after(inner: &Inner, after: u64, held: u64) -> Result<Next> {
+    let request = ReadFeedRequest { after, max_entries: 1 };
+    let answer = inner.timed(inner.feed().read_feed(inner.request(request))).await?;
+    let entry = match answer.entries.into_iter().next() {
+        None => None,
+        Some(entry) => {
+            let item = placed(inner, entry).await?;
+            Some((item.feed_sequence, item.record.sequence < held))
+        }
     };
-    let first = entry_after(0).await?;
-    let high = after.min(first.high);
-    let Some(oldest) = first.entries.into_iter().next() else { return Ok(0) };
-    let oldest = placed(inner, oldest).await?.feed_sequence;
-    // what is older than all that is kept was there before
-    let (mut low, mut high) = (oldest.saturating_sub(1), high);
+    Ok(Next { high: answer.high, entry })
+}
+
+/// The last number up to this one whose record is held. What is older than all
+/// that is kept was there before; of what has left since then the hub speaks.
+async fn rewound<F: Future<Output = Result<Next>>>(after: u64, next_after: impl Fn(u64) -> F) -> Result<u64> {
+    let first = next_after(0).await?;
+    let Some((oldest, _)) = first.entry else { return Ok(0) };
+    let (mut low, mut high) = (oldest.saturating_sub(1).min(after), after.min(first.high));
     while low < high {
         let middle = high - (high - low) / 2;
-        let page = entry_after(middle - 1).await?;
-        let found = page.entries.into_iter().next();
-        let is_held = match found.filter(|entry| entry.feed_sequence == middle) {
-            Some(entry) => placed(inner, entry).await?.record.sequence < held,
-            None => false,
-        };
+        let is_held = next_after(middle - 1).await?.entry == Some((middle, true));
         if is_held { low = middle } else { high = middle - 1 }
     }
     Ok(low)
@@ -368,6 +379,30 @@ mod tests {
         }
         drop(feed);
         assert_eq!(after(), Some(2), "the third was given out, but nobody came back for more");
+    }
+
+    #[tokio::test]
+    async fn a_cursor_goes_back_to_what_is_held_and_passes_over_nothing() {
+        // kept from a number on, and held up to one
+        let check = async |after: u64, kept: std::ops::RangeInclusive<u64>, held_to: u64| {
+            let next_after = |after: u64| {
+                let number = (*kept.start()).max(after + 1);
+                let entry = kept.contains(&number).then_some((number, number <= held_to));
+                std::future::ready(Ok(Next { high: *kept.end(), entry }))
+            };
+            rewound(after, next_after).await.unwrap()
+        };
+        for after in 0..12 {
+            for held_to in 0..12 {
+                assert_eq!(check(after, 1..=9, held_to).await, after.min(held_to).min(9));
+            }
+        }
+        assert_eq!(check(8, 5..=9, 6).await, 6);
+        assert_eq!(check(8, 5..=9, 3).await, 4, "older than all that is kept");
+        assert_eq!(check(2, 5..=9, 9).await, 2, "the third has left: the hub says so");
+        #[expect(clippy::reversed_empty_ranges)]
+        let nothing = 1..=0;
+        assert_eq!(check(2, nothing, 9).await, 0);
     }
 
     #[tokio::test]

@@ -361,7 +361,9 @@ impl Receiver {
         self.inner.meet().await?;
         self.enter_log()?;
         let mut effort = Effort::new(self.inner.options.patience());
+        let mut steady_since = Instant::now();
         loop {
+            self.poor_link &= steady_since.elapsed() < STEADY;
             let credit = self.take_credit(if self.poor_link { 1 } else { PULL_MAX });
             if credit == 0 {
                 if self.left == Some(0) {
@@ -395,6 +397,7 @@ impl Receiver {
                         result = effort.wait(error) => result?,
                         () = self.items.closed() => return Ok(()),
                     }
+                    steady_since = Instant::now();
                     continue;
                 }
             };
