@@ -133,6 +133,16 @@ async fn what_has_passed_is_not_sent_again() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Takes the next delivery; the bytes of its first document.
+async fn taken(ministry: &Ministry) -> anyhow::Result<Vec<u8>> {
+    let mut deliveries = ministry.follow().await?;
+    let received = ministry.next(&mut deliveries).await?;
+    let mut came = Vec::new();
+    received.documents()[0].write_to(&mut came, &quiet).await?;
+    received.ack("").await?;
+    Ok(came)
+}
+
 /// Half of what a modem gives, and it breaks.
 const SLOW: u64 = 32 * 1024;
 const CUT_INTERVAL: Duration = Duration::from_secs(2);
@@ -162,16 +172,8 @@ async fn a_slow_link_that_is_cut_gets_there() -> anyhow::Result<()> {
     let receiving = async {
         let link = Link::before(&slow_receiver, Some(SLOW)).await?;
         let ministry = Ministry::at(&slow_receiver).await?;
-        let work = async {
-            let mut deliveries = ministry.follow().await?;
-            let received = ministry.next(&mut deliveries).await?;
-            let mut came = Vec::new();
-            received.documents()[0].write_to(&mut came, &quiet).await?;
-            received.ack("").await?;
-            anyhow::Ok(came)
-        };
         let came = tokio::select! {
-            came = work => came?,
+            came = taken(&ministry) => came?,
             () = link.cut_every(CUT_INTERVAL) => Vec::new(),
         };
         println!("down: {} bytes for {SIZE}, {} cuts", link.down(), link.cuts());
@@ -180,13 +182,7 @@ async fn a_slow_link_that_is_cut_gets_there() -> anyhow::Result<()> {
         anyhow::Ok(())
     };
     tokio::try_join!(sending, receiving)?;
-    let mut deliveries = fast.follow().await?;
-    let received = fast.next(&mut deliveries).await?;
-    let mut came = Vec::new();
-    received.documents()[0].write_to(&mut came, &quiet).await?;
-    assert!(came == up, "what came is what was sent");
-    received.ack("").await?;
-    drop(deliveries);
+    assert!(taken(&fast).await? == up, "what came is what was sent");
     hub.finish().await?;
     Ok(())
 }
@@ -343,13 +339,8 @@ async fn an_upload_is_taken_over_from_one_that_hangs() -> anyhow::Result<()> {
 
     // the whole is what was sent
     from.send(Outgoing::new(from.agency(), "V/v").to(code("G18")).bytes("a.bin", bytes.clone())).await?;
-    let mut deliveries = to.follow().await?;
-    let received = to.next(&mut deliveries).await?;
-    let mut came = Vec::new();
-    received.documents()[0].write_to(&mut came, &quiet).await?;
-    assert!(came == bytes, "what came is what was sent");
-    received.ack("").await?;
-    drop((deliveries, first, second));
+    assert!(taken(&to).await? == bytes, "what came is what was sent");
+    drop((first, second));
     first_call.abort();
     hub.finish().await?;
     Ok(())

@@ -20,7 +20,7 @@ use axis_proto::{
     hub::v1::DeliveryState,
     id::{AgencyCode, EnvelopeId},
 };
-use axis_tests::{HubProcess, Ministry, TestHub, binary, code, copy, eventually, seed};
+use axis_tests::{HubProcess, Ministry, TestHub, binary, code, copy, eventually, run_axis, run_hub, seed};
 
 /// What a ministry's system was shown: envelope and recipient, each time.
 type Shown = Arc<Mutex<Vec<(EnvelopeId, AgencyCode)>>>;
@@ -29,13 +29,6 @@ type Shown = Arc<Mutex<Vec<(EnvelopeId, AgencyCode)>>>;
 type Accepted = BTreeMap<EnvelopeId, (AgencyCode, usize)>;
 
 const CODES: [&str; 4] = ["G01", "G02", "H01", "H02"];
-
-fn axis_hub(dir: &Path, arguments: &[&str]) -> anyhow::Result<String> {
-    let output = Command::new(binary("axis-hub")?).arg("--dir").arg(dir).args(arguments).output()?;
-    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-    anyhow::ensure!(output.status.success(), "axis-hub {}: {}", arguments.join(" "), text(&output.stderr));
-    Ok(text(&output.stdout))
-}
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("temporary paths are UTF-8")
@@ -51,7 +44,7 @@ fn restore(hub: &mut HubProcess, keys: &[&str], backup: &Path, flags: &[&str]) -
     }
     std::fs::remove_dir_all(hub.path())?;
     let arguments = [&["restore", text(backup), "--keys", text(held.path())], flags].concat();
-    axis_hub(&hub.path(), &arguments).map(drop)
+    run_hub(&hub.path(), &arguments).map(drop)
 }
 
 const KEYS: [&str; 3] = ["checkpoint.pem", "authority.pem", "authority.crt"];
@@ -137,7 +130,7 @@ async fn an_old_backup_ends_with_nothing_lost() -> anyhow::Result<()> {
     for ministry in &ministries {
         send(ministry, 6, &mut random, &mut accepted, &files).await?;
     }
-    axis_hub(&hub.path(), &["backup", text(&backup)])?;
+    run_hub(&hub.path(), &["backup", text(&backup)])?;
     let before = accepted.clone();
     for ministry in &ministries {
         send(ministry, 9, &mut random, &mut accepted, &files).await?;
@@ -193,7 +186,7 @@ async fn an_old_backup_ends_with_nothing_lost() -> anyhow::Result<()> {
         assert!(known.verify(&found).is_ok(), "a receipt of before still verifies");
     }
     hub.terminate().await?;
-    axis_hub(&hub.path(), &["fsck"])?;
+    run_hub(&hub.path(), &["fsck"])?;
     println!(
         "{} envelopes, {} after the backup, {expected} deliveries",
         accepted.len(),
@@ -260,7 +253,7 @@ async fn a_log_that_nobody_signed_for_is_a_persons_decision() -> anyhow::Result<
     let vpcp = hub.ministry("vpcp", &["G22"]).await?;
     let _byt = hub.ministry("byt", &["G18"]).await?;
     vpcp.send(vpcp.letter(&["G18"], "Trước")).await?;
-    axis_hub(&hub.path(), &["backup", text(&backup)])?;
+    run_hub(&hub.path(), &["backup", text(&backup)])?;
     let sent = vpcp.send(vpcp.letter(&["G18"], "Sau")).await?;
     let lost = folder.path().join("lost.pdf");
     std::fs::write(&lost, vec![7; 100_000])?;
@@ -299,7 +292,7 @@ async fn a_log_that_nobody_signed_for_is_a_persons_decision() -> anyhow::Result<
     assert_eq!((report.accepted, report.known, report.failed), (1, 1, 1), "{report:?}");
     again.send(again.letter(&["G18"], "Tiếp")).await?;
     hub.terminate().await?;
-    axis_hub(&hub.path(), &["fsck"])?;
+    run_hub(&hub.path(), &["fsck"])?;
     Ok(())
 }
 
@@ -387,9 +380,7 @@ async fn a_feed_is_read_again_from_where_the_restored_hub_gives_numbers_anew() -
     };
     settle(2).await?;
     let before = read_on(&vpcp).await?;
-    hub.stop().await;
-    copy(&hub.path(), &older)?;
-    hub.resume().await?;
+    hub.copy_to(&older).await?;
     for _ in 0..4 {
         vpcp.send(vpcp.letter(&["G18"], "Sau")).await?;
     }
@@ -399,9 +390,7 @@ async fn a_feed_is_read_again_from_where_the_restored_hub_gives_numbers_anew() -
     assert_eq!(lost.first().map(|(number, _)| *number), Some(held + 1), "it goes on where it was left");
     assert!(lost.len() > 4);
 
-    hub.stop().await;
-    let old = hub.restore(&older)?;
-    hub.resume().await?;
+    let old = hub.go_back_to(&older).await?;
     // its cursor is behind numbers that are given anew
     eventually("what was lost is offered again", async || {
         vpcp.client.reconcile(&quiet).await.is_ok_and(|report| report.is_some_and(|it| it.accepted == 4))
@@ -426,13 +415,9 @@ async fn what_is_too_old_when_the_hub_is_restored_is_named_and_given_up() -> any
     let vpcp = hub.ministry("vpcp", &["G22"]).await?;
     let _byt = hub.ministry("byt", &["G18"]).await?;
     let held = vpcp.send(vpcp.letter(&["G18"], "Trước")).await?;
-    hub.stop().await;
-    copy(&hub.path(), &older)?;
-    hub.resume().await?;
+    hub.copy_to(&older).await?;
     let lost = vpcp.send(vpcp.letter(&["G18"], "Sau")).await?;
-    hub.stop().await;
-    hub.restore(&older)?;
-    hub.resume().await?;
+    hub.go_back_to(&older).await?;
     hub.clock().advance(31 * DAY_MS);
 
     let report = vpcp.client.reconcile(&quiet).await?.context("the hub was restored")?;
@@ -467,22 +452,12 @@ async fn after_a_restore_everything_says_which_log_it_is_in() -> anyhow::Result<
     let vpcp = hub.ministry("vpcp", &["G22"]).await?;
     let _byt = hub.ministry("byt", &["G18"]).await?;
     let held = vpcp.send(vpcp.letter(&["G18"], "Trước")).await?;
-    hub.stop().await;
-    copy(&hub.path(), &older)?;
-    hub.resume().await?;
+    hub.copy_to(&older).await?;
     let lost = vpcp.send(vpcp.letter(&["G18"], "Sau")).await?;
-    hub.stop().await;
-    let old = hub.restore(&older)?;
-    hub.resume().await?;
+    let old = hub.go_back_to(&older).await?;
     let new = hub.verifier();
 
-    let axis = |arguments: &[&str]| -> anyhow::Result<serde_json::Value> {
-        let home = ["--home", text(vpcp.home()), "--json"];
-        let output = Command::new(binary("axis")?).args(home).args(arguments).output()?;
-        let words = String::from_utf8_lossy(&output.stderr).into_owned();
-        anyhow::ensure!(output.status.success(), "{words}");
-        Ok(serde_json::from_slice(&output.stdout)?)
-    };
+    let axis = |arguments: &[&str]| run_axis(vpcp.home(), arguments);
     axis(&["reconcile"])?;
     // another process of the home has met the new log
     vpcp.client.info().await?;

@@ -22,7 +22,7 @@ use axis_proto::{
     id::EnvelopeId,
     record::v1::{ErasureCause, Settlement},
 };
-use axis_tests::{HubProcess, Ministry, Raw, TestHub, binary, eventually, refusal_of, seed};
+use axis_tests::{HubProcess, Ministry, Raw, TestHub, binary, eventually, refusal_of, run_axis, seed};
 use bytes::Bytes;
 
 /// A hub whose clock the test moves, and which keeps things for as short as
@@ -409,13 +409,7 @@ async fn a_broadcast_is_purged_by_two_commands_although_the_hub_is_killed_meanwh
     }
     assert!(holds(&data, b"KHONG-MAT")?);
 
-    let axis = |arguments: &[&str]| -> anyhow::Result<serde_json::Value> {
-        let home = vpcp.home().to_str().expect("temporary paths are UTF-8");
-        let output =
-            Process::new(binary("axis")?).args(["--home", home, "--json"]).args(arguments).output()?;
-        anyhow::ensure!(output.status.success(), "{}", words_of(&output));
-        Ok(serde_json::from_slice(&output.stdout)?)
-    };
+    let axis = |arguments: &[&str]| run_axis(vpcp.home(), arguments);
     let tracked = axis(&["track", &id])?;
     assert!(tracked["erased"].is_string() && tracked["settled_count"] == recipients, "{tracked}");
     assert!(axis(&["track", &other.envelope_id.to_string()])?["erased"].is_null());

@@ -10,7 +10,7 @@ use axis_hub::{
     error::{Error, Result},
     machine::{Command, Outcome},
     state::read_once,
-    verify::verify,
+    verify::{Verified, verify},
 };
 use axis_proto::{
     envelope::v1::SealedEnvelope,
@@ -55,6 +55,10 @@ impl Call {
         Ground { hub_id: HUB_ID, state: &*self.hub.state, now_ms: self.hub.clock.now_ms() }
     }
 
+    fn verified(&self, sealed: &SealedEnvelope, expected: PayloadType) -> Result<Verified> {
+        verify(&*self.hub.state, &self.caller, sealed, expected, self.hub.clock.now_ms())
+    }
+
     /// Whether somebody is still there to answer.
     fn alive(&self) -> Result<()> {
         if self.hub.has_ended() { Err(Error::fault("the connection is gone")) } else { Ok(()) }
@@ -82,8 +86,7 @@ impl Call {
 
     /// Submits an envelope; says whether it was there before, and where.
     pub async fn submit(self, sealed: SealedEnvelope, documents: Vec<Bytes>) -> Result<(bool, u64)> {
-        let now_ms = self.hub.clock.now_ms();
-        let verified = verify(&*self.hub.state, &self.caller, &sealed, PayloadType::Envelope, now_ms)?;
+        let verified = self.verified(&sealed, PayloadType::Envelope)?;
         let admitted = admit(self.ground(), self.system(), verified, documents)?;
         let outcome = self.commit(Command::Submit(Box::new(admitted))).await?;
         let sequence = outcome.sequence().ok_or_else(|| Error::fault("nothing was recorded"))?;
@@ -173,12 +176,9 @@ impl Call {
 
     /// The recipient holds it.
     pub async fn acknowledge(self, sealed: SealedEnvelope) -> Result<()> {
-        let expected = PayloadType::Acknowledgement;
-        let now_ms = self.hub.clock.now_ms();
-        let verified = verify(&*self.hub.state, &self.caller, &sealed, expected, now_ms)?;
+        let verified = self.verified(&sealed, PayloadType::Acknowledgement)?;
         let (acknowledgement, signed) = admit_acknowledgement(self.ground(), self.system(), verified)?;
-        let id = acknowledgement.delivery_id.clone();
-        let system = self.system().clone();
+        let (system, id) = (self.system().clone(), acknowledgement.delivery_id.clone());
         self.recorded(Command::Acknowledge { system, acknowledgement, signed }).await?;
         self.world.settled(id);
         Ok(())
@@ -186,12 +186,9 @@ impl Call {
 
     /// The recipient cannot take it.
     pub async fn reject(self, sealed: SealedEnvelope) -> Result<()> {
-        let expected = PayloadType::Rejection;
-        let now_ms = self.hub.clock.now_ms();
-        let verified = verify(&*self.hub.state, &self.caller, &sealed, expected, now_ms)?;
+        let verified = self.verified(&sealed, PayloadType::Rejection)?;
         let (rejection, signed) = admit_rejection(self.ground(), self.system(), verified)?;
-        let id = rejection.delivery_id.clone();
-        let system = self.system().clone();
+        let (system, id) = (self.system().clone(), rejection.delivery_id.clone());
         self.recorded(Command::Reject { system, rejection, signed }).await?;
         self.world.settled(id);
         Ok(())

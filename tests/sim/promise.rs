@@ -22,7 +22,6 @@ use axis_proto::{
     receipt,
     record::v1::{Receipt, Record},
 };
-
 use prost::Message as _;
 
 use crate::hub::{DATA, Hub, verifier};

@@ -17,7 +17,7 @@ use axis_proto::note::CheckpointVerifier;
 use tempfile::TempDir;
 use tokio::net::TcpSocket;
 
-use crate::{Admin, Ministry, admin, seed::Seeded};
+use crate::{Admin, Ministry, admin, copy, seed::Seeded};
 
 /// A hub in a directory of its own.
 pub struct TestHub {
@@ -129,6 +129,22 @@ impl TestHub {
         let restored = backup::restore(&options, &self.clock, &mut |_| {})?;
         let before = self.verifier();
         self.verifier_key = restored.log_verifier_key;
+        Ok(before)
+    }
+
+    /// Copies its directory as it is now, for which it stops a while.
+    pub async fn copy_to(&mut self, older: &Path) -> anyhow::Result<()> {
+        self.stop().await;
+        copy(&self.path(), older)?;
+        self.resume().await
+    }
+
+    /// Loses its disk and goes on from a copy; returns the verifier of the log
+    /// before.
+    pub async fn go_back_to(&mut self, older: &Path) -> anyhow::Result<CheckpointVerifier> {
+        self.stop().await;
+        let before = self.restore(older)?;
+        self.resume().await?;
         Ok(before)
     }
 

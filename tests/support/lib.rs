@@ -20,7 +20,7 @@ pub use hub::{TestHub, check};
 pub use link::Link;
 pub use load::{Load, Lost, Told};
 pub use ministry::{Ministry, code, impatient};
-pub use process::{HubProcess, binary, run_hub};
+pub use process::{HubProcess, binary, run_axis, run_hub};
 pub use raw::{Raw, refusal_of, tls};
 
 /// Longest that a condition may take to come true, also on a busy machine.

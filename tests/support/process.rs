@@ -262,6 +262,15 @@ pub fn run_hub(dir: &Path, arguments: &[&str]) -> anyhow::Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
+/// What `axis --json` says for a home.
+pub fn run_axis(home: &Path, arguments: &[&str]) -> anyhow::Result<serde_json::Value> {
+    let output =
+        Command::new(binary("axis")?).arg("--json").arg("--home").arg(home).args(arguments).output()?;
+    let words = String::from_utf8_lossy(&output.stderr);
+    anyhow::ensure!(output.status.success(), "axis {}: {words}", arguments.join(" "));
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
 /// A binary of this workspace, built beside the test.
 pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe()?;

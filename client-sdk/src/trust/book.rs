@@ -443,7 +443,7 @@ impl Book {
     /// remembered of the former one, or it is a fork.
     pub fn succeed(&mut self, steps: Vec<Step>) -> Result<(), LogProblem> {
         for step in steps {
-            self.follow(step, Why::Succession)?;
+            self.follow(step)?;
         }
         Ok(())
     }
@@ -496,7 +496,7 @@ impl Book {
         Ok(())
     }
 
-    fn follow(&mut self, step: Step, why: Why) -> Result<(), LogProblem> {
+    fn follow(&mut self, step: Step) -> Result<(), LogProblem> {
         let Step { succession, note, first } = step;
         let remembered = self.current().head.clone();
         self.ladder.extend(remembered);
@@ -513,7 +513,7 @@ impl Book {
         {
             self.unproven.push(largest);
         }
-        self.push(Log { why, ..log_of(succession, note) });
+        self.push(log_of(succession, note));
         // that it begins as its note says is to be proven too
         let SignedHead { origin, size, root, note } = first;
         self.observe(Checkpoint { origin, size, root }, &note)
