@@ -49,8 +49,11 @@ pub(crate) fn tidy(home: &Home, keep: Duration, now: u64) -> Result<()> {
         return Ok(());
     }
     let before = now.saturating_sub(u64::try_from(keep.as_millis()).unwrap_or(u64::MAX));
-    outbox::forget_documents(home, last.made_before_unix_ms.min(before)..before)?;
+    let from = last.made_before_unix_ms.min(before);
+    let all_gone = outbox::forget_documents(home, from..before)?;
     answered::forget(home, keep)?;
-    let tidied = Tidied { at_unix_ms: now, made_before_unix_ms: before };
+    // what is left now is looked at again tomorrow
+    let made_before_unix_ms = if all_gone { before } else { from };
+    let tidied = Tidied { at_unix_ms: now, made_before_unix_ms };
     files::write_lazily(&path, &format::to_json(&path, &tidied)?)
 }

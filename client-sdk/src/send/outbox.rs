@@ -356,17 +356,22 @@ pub fn accepted(home: &Home, made_unix_ms: Range<u64>) -> Result<Vec<EnvelopeId>
 }
 
 /// Removes the documents of what was accepted and made in this span of time:
-/// the envelopes and their receipts stay.
-pub fn forget_documents(home: &Home, made_unix_ms: Range<u64>) -> Result<()> {
+/// the envelopes and their receipts stay. Whether all are gone: what somebody
+/// offers again just now is left.
+pub fn forget_documents(home: &Home, made_unix_ms: Range<u64>) -> Result<bool> {
+    let mut all_gone = true;
     for envelope_id in accepted(home, made_unix_ms)? {
         let folder = home.sent().join(envelope_id.to_string());
-        let Some(_lock) = Lock::try_take(&folder.join("lock"))? else { continue };
+        let Some(_lock) = Lock::try_take(&folder.join("lock"))? else {
+            all_gone = false;
+            continue;
+        };
         match fs::remove_dir_all(folder.join("documents")) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(Error::write(&folder, error)),
             _ => {}
         }
     }
-    Ok(())
+    Ok(all_gone)
 }
 
 /// When an envelope was made, as its id says.
@@ -526,12 +531,15 @@ mod tests {
         receipt::save(&of("1"), 3, &folder).unwrap();
         assert_eq!(kept(&home, &id, rank).unwrap().unwrap().receipt, of("3"));
 
-        drop(again);
         let made = made_of(&id);
+        assert!(!forget_documents(&home, 0..made + 1).unwrap(), "somebody has it");
+        assert_eq!(again.missing(), Vec::<String>::new());
+        drop(again);
         assert_eq!(accepted(&home, 0..made).unwrap(), []);
         assert_eq!(accepted(&home, made..made + 1).unwrap(), [id]);
-        forget_documents(&home, 0..made + 1).unwrap();
-        forget_documents(&home, 0..made + 1).unwrap();
+        for _ in 0..2 {
+            assert!(forget_documents(&home, 0..made + 1).unwrap());
+        }
         assert_eq!(Entry::open_sent(&home, &id).unwrap().unwrap().missing(), ["a.txt"]);
         assert!(kept(&home, &id, rank).unwrap().is_some());
     }
