@@ -34,8 +34,8 @@ const CHUNK_BYTES_MAX: usize = 512 * 1024;
 /// Most bytes that may be on their way when the last was read: chunks, the
 /// hub's window, the system's buffers.
 const UNDER_WAY_BYTES_MAX: u64 = 4 * 1024 * 1024;
-/// What the hub reads in a second when it verifies a document that was
-/// interrupted, on a slow disk.
+/// What the hub reads and writes again in a second when it verifies a document
+/// that was interrupted, on a slow disk.
 const VERIFIED_BYTES_PER_SECOND: u64 = 32 * 1024 * 1024;
 /// Chunks read ahead of the network.
 const CHUNKS_AHEAD: usize = 4;
