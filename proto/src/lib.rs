@@ -11,6 +11,7 @@ pub mod reason;
 pub mod receipt;
 pub mod seal;
 pub mod shape;
+pub mod signed;
 pub mod succession;
 pub mod token;
 pub mod tree;

@@ -7,6 +7,9 @@ pub const PAYLOAD_BYTES_MAX: usize = 256 * 1024;
 pub const PAYLOAD_TYPE_BYTES_MAX: usize = 128;
 /// Most signatures of one payload.
 pub const SIGNATURES_MAX: usize = 16;
+/// Most bytes of a sealed payload, encoded: the payload, and 8 KiB for its
+/// type and signatures, which have less than 150 bytes each.
+pub const SEALED_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + 8 * 1024;
 /// Most recipients that an envelope names one by one.
 pub const RECIPIENTS_NAMED_MAX: usize = 5_000;
 /// Most groups of one envelope.

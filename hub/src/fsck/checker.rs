@@ -8,10 +8,10 @@ use axis_proto::{
     id::Digest,
     note::CheckpointVerifier,
     record::v1::{
-        CargoKind, ConsignmentLeaf, Delivery, ErasureCause, LeafList, LogOpened, RecipientLeaf, Record,
-        Settlement, record::Event,
+        CargoKind, ConsignmentLeaf, Delivery, DirectoryChanged, ErasureCause, LeafList, LogOpened,
+        RecipientLeaf, Record, Settlement, SigningKey, directory_entry::Value, record::Event,
     },
-    tree,
+    signed, tree,
 };
 use bytes::Bytes;
 use prost::Message;
@@ -100,8 +100,8 @@ struct Feed {
 
 /// Checks batches in order.
 pub struct Checker {
-    /// Of the journal's logs, the oldest first; empty if signatures are not
-    /// looked at.
+    /// Of the journal's logs, the oldest first; empty if signatures, of the
+    /// log and of agencies, are not looked at.
     verifiers: Vec<CheckpointVerifier>,
     /// Which of the logs it is in.
     log: usize,
@@ -111,7 +111,12 @@ pub struct Checker {
     edge: Vec<(u32, [u8; 32])>,
     size: u64,
     last_ms: u64,
+    /// The last stamp before the batch that is looked at. A later one is what
+    /// the clock said; the same may be what it had said before it went back.
+    before_ms: u64,
     directory_version: u64,
+    /// Keys that sign, by their id, as they are now.
+    keys: BTreeMap<Bytes, SigningKey>,
     feeds: BTreeMap<String, Feed>,
     mailboxes: BTreeMap<String, u64>,
     envelopes: BTreeMap<u64, Envelope>,
@@ -129,8 +134,8 @@ pub struct Checker {
 const VIOLATIONS_KEPT: usize = 1_000;
 
 impl Checker {
-    /// Begins before the first record. Without a verifier, checkpoints'
-    /// signatures are not looked at.
+    /// Begins before the first record. Without a verifier, signatures are not
+    /// looked at: neither the checkpoints' nor those of what agencies signed.
     pub fn new(verifier: Option<CheckpointVerifier>) -> Self {
         Self::of_logs(verifier.into_iter().collect())
     }
@@ -145,7 +150,9 @@ impl Checker {
             edge: Vec::new(),
             size: 0,
             last_ms: 0,
+            before_ms: 0,
             directory_version: 0,
+            keys: BTreeMap::new(),
             feeds: BTreeMap::new(),
             mailboxes: BTreeMap::new(),
             envelopes: BTreeMap::new(),
@@ -162,6 +169,7 @@ impl Checker {
     pub fn batch(&mut self, batch: &Batch) {
         self.counts.batches += 1;
         self.batch_begins = (self.size, self.root());
+        self.before_ms = self.last_ms;
         for entry in &batch.entries {
             if entry.sequence != self.size {
                 self.report(
@@ -285,6 +293,7 @@ impl Checker {
             }
         }
         self.event(at, &record, entry);
+        self.seal(at, &record, entry);
         if bare {
             self.bare(at, &record);
         }
@@ -310,6 +319,29 @@ impl Checker {
             }
         }
         bare
+    }
+
+    /// What a record says was signed, if it is still there: by keys of that
+    /// system that were valid then, and saying the same.
+    fn seal(&mut self, at: u64, record: &Record, entry: &crate::journal::Entry) {
+        let sealed = signed::place(record).and_then(|place| entry.cargo.get(place));
+        let Some(sealed) = sealed.filter(|sealed| !sealed.is_empty() && !self.verifiers.is_empty()) else {
+            return;
+        };
+        let mut untimely = None;
+        let verified = signed::verify(record, sealed, &mut |key_id| {
+            let key = self.keys.get(key_id.as_ref()).cloned()?;
+            if !is_timely(&key, record.recorded_unix_ms, self.before_ms) {
+                untimely = Some(*key_id);
+            }
+            Some(key)
+        });
+        if let Err(error) = verified {
+            self.report(Some(at), format!("what was signed does not verify: {error}"));
+        }
+        if let Some(key_id) = untimely {
+            self.report(Some(at), format!("signed by key {key_id}, which was not valid then"));
+        }
     }
 
     /// Cargo is missing: an envelope's, which must be erased by the end.
@@ -450,6 +482,7 @@ impl Checker {
                     self.report(Some(at), format!("directory version {}", event.directory_version));
                 }
                 self.directory_version = event.directory_version;
+                self.keys.extend(keys_in(event));
             }
             Some(
                 Event::LogOpened(_)
@@ -606,4 +639,19 @@ impl Checker {
             self.report(Some(at), wrong);
         }
     }
+}
+
+/// The keys that a change of the directory names.
+fn keys_in(event: &DirectoryChanged) -> impl Iterator<Item = (Bytes, SigningKey)> + '_ {
+    event.entries.iter().filter_map(|entry| match &entry.value {
+        Some(Value::SigningKey(key)) => Some((key.key_id.clone(), key.clone())),
+        _ => None,
+    })
+}
+
+/// Whether a key was within its time when something was recorded, as far as
+/// the record's stamp tells the clock.
+fn is_timely(key: &SigningKey, recorded_ms: u64, before_ms: u64) -> bool {
+    let has_ended = key.valid_until_unix_ms != 0 && key.valid_until_unix_ms <= recorded_ms;
+    key.valid_from_unix_ms <= recorded_ms && !(has_ended && recorded_ms > before_ms)
 }
