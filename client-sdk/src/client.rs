@@ -13,7 +13,7 @@ use std::{
 
 use axis_proto::{
     hub::v1::{
-        GetInfoResponse, GetReceiptRequest, directory_service_client::DirectoryServiceClient,
+        GetInfoResponse, directory_service_client::DirectoryServiceClient,
         evidence_service_client::EvidenceServiceClient, feed_service_client::FeedServiceClient,
         hub_service_client::HubServiceClient, identity_service_client::IdentityServiceClient,
         mailbox_service_client::MailboxServiceClient, submission_service_client::SubmissionServiceClient,
@@ -30,7 +30,6 @@ use tonic::{Request, Response, Status, transport::Channel};
 use crate::{
     error::{Error, Result, Verification},
     home::{Home, Identity},
-    receipt,
     retry::{Patience, patiently},
     tls,
     trust::Trust,
@@ -238,22 +237,9 @@ impl Client {
     /// The receipt of a record that concerns this system's agencies, verified.
     /// For an Accepted or Consigned record, `agency` opens its own leaf.
     pub async fn receipt(&self, sequence: u64, agency: Option<&AgencyCode>) -> Result<Receipt> {
-        let inner = &self.inner;
-        let agency = agency.map(ToString::to_string).unwrap_or_default();
-        let answer = inner
-            .retried(|| async {
-                let request = GetReceiptRequest { sequence, agency: agency.clone() };
-                inner.timed(inner.evidence().get_receipt(inner.request(request))).await
-            })
-            .await?;
-        let found = receipt::required(answer.receipt)?;
-        let verified = inner.verified(&found).await?;
-        inner.mind_log().await?;
-        if verified.record.sequence != sequence {
-            let detail = format!("it is for record {}, not {sequence}", verified.record.sequence);
-            return Err(Verification::new("receipt", detail).into());
-        }
-        if !agency.is_empty() && !opens(&verified, &agency) {
+        let (_, found, verified) = self.inner.receipt(sequence, agency, false).await?;
+        self.inner.mind_log().await?;
+        if let Some(agency) = agency.filter(|agency| !opens(&verified, agency.as_str())) {
             let detail = format!("it does not open the leaf of {agency}");
             return Err(Verification::new("receipt", detail).into());
         }

@@ -10,6 +10,7 @@ mod client;
 mod directory;
 mod enrol;
 pub mod error;
+mod evidence;
 mod feed;
 mod files;
 mod format;
@@ -36,6 +37,7 @@ pub use enrol::{Enrolled, Renew};
 pub use error::{
     Cause, Error, Head, HomeProblem, LogProblem, Refused, Result, Task, Unreachable, Verification, Violation,
 };
+pub use evidence::{Evidence, VerifiedEvidence};
 pub use feed::{Feed, FeedItem, FeedOptions};
 pub use home::Profile;
 pub use names::safe as safe_file_name;

@@ -1,6 +1,10 @@
-//! Receipts as files that anyone can keep, pass on and verify offline.
+//! Receipts as files that anyone can keep, pass on and verify offline, with
+//! what was signed and the keys' own receipts if they are evidence of that.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use axis_proto::{
     id::Digest,
@@ -14,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result, Verification},
+    evidence::Evidence,
     files::{self, Access},
     home::Home,
     trust,
@@ -26,6 +31,12 @@ struct Saved {
     proof: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     opening: Option<SavedOpening>,
+    /// What was signed, in base64.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    sealed: String,
+    /// The receipts of the records that hold the keys that signed it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    keys: Vec<Saved>,
     /// Fields of later releases are kept out of the way, not refused.
     #[serde(flatten, skip_serializing)]
     _other: BTreeMap<String, serde_json::Value>,
@@ -40,41 +51,79 @@ struct SavedOpening {
     path: Vec<String>,
 }
 
+impl Saved {
+    fn of(receipt: &Receipt) -> Self {
+        let opening = receipt.opening.as_ref().map(|opening| SavedOpening {
+            leaf: BASE64.encode(&opening.leaf),
+            salt: BASE64.encode(&opening.salt),
+            position: opening.position,
+            size: opening.size,
+            path: opening.path.iter().map(|hash| BASE64.encode(hash)).collect(),
+        });
+        Self {
+            record: BASE64.encode(&receipt.record),
+            proof: receipt.proof.clone(),
+            opening,
+            sealed: String::new(),
+            keys: Vec::new(),
+            _other: BTreeMap::new(),
+        }
+    }
+
+    fn receipt(self) -> Result<Receipt> {
+        let opening = match self.opening {
+            None => None,
+            Some(opening) => Some(LeafOpening {
+                leaf: bytes(&opening.leaf)?,
+                salt: bytes(&opening.salt)?,
+                position: opening.position,
+                size: opening.size,
+                path: opening.path.iter().map(|hash| bytes(hash)).collect::<Result<_>>()?,
+            }),
+        };
+        Ok(Receipt { record: bytes(&self.record)?, proof: self.proof, opening })
+    }
+
+    fn to_text(&self) -> String {
+        serde_json::to_string_pretty(self).expect("strings and numbers encode") + "\n"
+    }
+}
+
+fn bytes(text: &str) -> Result<Bytes> {
+    BASE64.decode(text).map(Bytes::from).map_err(|error| unreadable(&error))
+}
+
+fn unreadable(error: &dyn std::fmt::Display) -> Error {
+    Verification::new("receipt", format!("it cannot be read: {error}")).into()
+}
+
 /// The file form: JSON with the record in base64 and the proof as text.
 pub fn to_json(receipt: &Receipt) -> String {
-    let opening = receipt.opening.as_ref().map(|opening| SavedOpening {
-        leaf: BASE64.encode(&opening.leaf),
-        salt: BASE64.encode(&opening.salt),
-        position: opening.position,
-        size: opening.size,
-        path: opening.path.iter().map(|hash| BASE64.encode(hash)).collect(),
-    });
+    Saved::of(receipt).to_text()
+}
+
+/// The file form of evidence: that of its receipt, with what was signed and the
+/// keys' receipts in it.
+pub fn evidence_to_json(evidence: &Evidence) -> String {
     let saved = Saved {
-        record: BASE64.encode(&receipt.record),
-        proof: receipt.proof.clone(),
-        opening,
-        _other: BTreeMap::new(),
+        sealed: BASE64.encode(&evidence.sealed),
+        keys: evidence.keys.iter().map(Saved::of).collect(),
+        ..Saved::of(&evidence.receipt)
     };
-    serde_json::to_string_pretty(&saved).expect("strings and numbers encode") + "\n"
+    saved.to_text()
 }
 
 /// Reads the file form.
 pub fn from_json(text: &str) -> Result<Receipt> {
-    let bad =
-        |error: &dyn std::fmt::Display| Verification::new("receipt", format!("it cannot be read: {error}"));
-    let saved: Saved = serde_json::from_str(text).map_err(|error| bad(&error))?;
-    let bytes = |text: &str| BASE64.decode(text).map(Bytes::from).map_err(|error| bad(&error));
-    let opening = match saved.opening {
-        None => None,
-        Some(opening) => Some(LeafOpening {
-            leaf: bytes(&opening.leaf)?,
-            salt: bytes(&opening.salt)?,
-            position: opening.position,
-            size: opening.size,
-            path: opening.path.iter().map(|hash| bytes(hash)).collect::<Result<_, _>>()?,
-        }),
-    };
-    Ok(Receipt { record: bytes(&saved.record)?, proof: saved.proof, opening })
+    serde_json::from_str::<Saved>(text).map_err(|error| unreadable(&error))?.receipt()
+}
+
+/// Reads the file form, with all that is in it.
+pub fn evidence_from_json(text: &str) -> Result<Evidence> {
+    let mut saved: Saved = serde_json::from_str(text).map_err(|error| unreadable(&error))?;
+    let keys = std::mem::take(&mut saved.keys).into_iter().map(Saved::receipt).collect::<Result<_>>()?;
+    let sealed = bytes(&saved.sealed)?;
+    Ok(Evidence { receipt: saved.receipt()?, sealed, keys })
 }
 
 /// Verifies a receipt offline with the verifier key of the hub's log.
@@ -85,19 +134,41 @@ pub fn verify(receipt: &Receipt, log: &CheckpointVerifier) -> Result<VerifiedRec
 
 /// Writes `<sequence>.receipt.json` into a folder, durably; its name.
 pub fn save(receipt: &Receipt, sequence: u64, folder: &Path) -> Result<String> {
+    save_text(&to_json(receipt), sequence, folder)
+}
+
+/// The same of evidence.
+pub fn save_evidence(evidence: &Evidence, sequence: u64, folder: &Path) -> Result<String> {
+    save_text(&evidence_to_json(evidence), sequence, folder)
+}
+
+fn save_text(text: &str, sequence: u64, folder: &Path) -> Result<String> {
     let name = format!("{sequence}.receipt.json");
-    files::write(&folder.join(&name), to_json(receipt).as_bytes(), Access::Default)?;
+    files::write(&folder.join(&name), text.as_bytes(), Access::Default)?;
     Ok(name)
 }
 
-/// Keeps a receipt among those of a home. Losing one costs little: the hub
-/// gives the same bytes again.
+/// Where a home keeps the receipt of a record.
+pub(crate) fn kept_at(home: &Home, sequence: u64) -> PathBuf {
+    home.receipts().join(format!("{sequence}.receipt.json"))
+}
+
+/// Keeps a receipt among those of a home, unless it is there. Losing one costs
+/// little: the hub gives the same bytes again.
 pub(crate) fn keep(home: &Home, receipt: &Receipt, sequence: u64) {
-    let folder = home.receipts();
-    let path = folder.join(format!("{sequence}.receipt.json"));
-    let kept = files::make_directory(&folder)
-        .and_then(|()| put_aside(&path, receipt))
-        .and_then(|()| files::write_lazily(&path, to_json(receipt).as_bytes()));
+    // evidence has more than the receipt in it
+    if !load(&kept_at(home, sequence)).is_ok_and(|kept| kept == *receipt) {
+        keep_evidence(home, &Evidence::of(receipt.clone()), sequence);
+    }
+}
+
+/// Keeps evidence in the place of the receipt. Of what was signed the hub gives
+/// no more once it is erased.
+pub(crate) fn keep_evidence(home: &Home, evidence: &Evidence, sequence: u64) {
+    let path = kept_at(home, sequence);
+    let kept = files::make_directory(&home.receipts())
+        .and_then(|()| put_aside(&path, &evidence.receipt))
+        .and_then(|()| files::write_lazily(&path, evidence_to_json(evidence).as_bytes()));
     if let Err(error) = kept {
         tracing::warn!(%error, sequence, "a receipt was not kept");
     }
@@ -106,15 +177,15 @@ pub(crate) fn keep(home: &Home, receipt: &Receipt, sequence: u64) {
 /// A restored hub gives later numbers anew: the receipt that a former log gave
 /// under the same one stays evidence, as `<sequence>.former-<n>.receipt.json`.
 fn put_aside(path: &Path, receipt: &Receipt) -> Result<()> {
-    let former = match load(path) {
-        Ok(former) if trust::origin_of(&former) != trust::origin_of(receipt) => former,
+    let former = match load_evidence(path) {
+        Ok(former) if trust::origin_of(&former.receipt) != trust::origin_of(receipt) => former,
         _ => return Ok(()),
     };
     let name = path.file_name().unwrap_or_default().to_string_lossy().replace(".receipt.json", "");
     for n in 1..=u32::MAX {
         let aside = path.with_file_name(format!("{name}.former-{n}.receipt.json"));
         if !aside.exists() {
-            return files::write(&aside, to_json(&former).as_bytes(), Access::Default);
+            return files::write(&aside, evidence_to_json(&former).as_bytes(), Access::Default);
         }
     }
     Ok(())
@@ -158,8 +229,17 @@ pub(crate) fn of_delivery(
 
 /// Names the error of a receipt file.
 pub fn load(path: &Path) -> Result<Receipt> {
+    from_json(&read(path)?)
+}
+
+/// The same with all that is in the file.
+pub fn load_evidence(path: &Path) -> Result<Evidence> {
+    evidence_from_json(&read(path)?)
+}
+
+fn read(path: &Path) -> Result<String> {
     let bytes = std::fs::read(path).map_err(|source| Error::read(path, source))?;
-    from_json(&String::from_utf8_lossy(&bytes))
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[cfg(test)]
@@ -189,6 +269,26 @@ mod tests {
         let plain = Receipt { opening: None, ..receipt() };
         assert!(!to_json(&plain).contains("opening"));
         assert_eq!(from_json(&to_json(&plain)).unwrap(), plain);
+    }
+
+    #[test]
+    fn evidence_survives_its_file_and_is_a_receipt_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = Receipt { opening: None, ..receipt() };
+        let evidence = Evidence { keys: vec![key], sealed: "sealed".into(), ..Evidence::of(receipt()) };
+        let path = folder.path().join(save_evidence(&evidence, 12, folder.path()).unwrap());
+        assert_eq!(load_evidence(&path).unwrap(), evidence);
+        assert_eq!(load(&path).unwrap(), receipt());
+        assert_eq!(evidence_to_json(&Evidence::of(receipt())), to_json(&receipt()));
+        assert_eq!(evidence_from_json(&to_json(&receipt())).unwrap(), Evidence::of(receipt()));
+
+        let home = Home::at(folder.path());
+        keep_evidence(&home, &evidence, 12);
+        keep(&home, &receipt(), 12);
+        assert_eq!(load_evidence(&kept_at(&home, 12)).unwrap(), evidence, "no less than before");
+        let later = Receipt { proof: "later".into(), ..receipt() };
+        keep(&home, &later, 12);
+        assert_eq!(load_evidence(&kept_at(&home, 12)).unwrap(), Evidence::of(later));
     }
 
     #[test]

@@ -4,10 +4,17 @@
 use std::process::Command;
 
 use axis_client::{
+    Evidence,
     proto::{
+        envelope::v1::Acknowledgement,
+        id::Digest,
         key::SigningKey,
         note::CheckpointSigner,
-        record::v1::{ClockConfirmed, Record, record::Event},
+        record::v1::{
+            Acknowledged, Cargo, CargoKind, ClockConfirmed, Delivery, DirectoryChanged, DirectoryEntry,
+            Record, SigningKey as HeldKey, directory_entry::Value, record::Event,
+        },
+        seal::{self, PayloadType},
         tree,
     },
     receipt,
@@ -125,6 +132,101 @@ fn receipts_verify_offline() {
             "error: no log key: the home {home} holds none\n\
              hint: axis verify --key VKEY with the key that the hub publishes\n"
         ),
+    );
+}
+
+/// What G18 signed as record 1 of a log, with its key in record 0.
+fn signed_answer(log: &CheckpointSigner, key: &SigningKey) -> Evidence {
+    let digest = |digest: Digest| digest.as_ref().to_vec();
+    let key_id = key.public().key_id().as_ref().to_vec();
+    let held = HeldKey {
+        key_id: key_id.clone().into(),
+        public_key: key.public().0.to_vec().into(),
+        system: "moh".into(),
+        ..HeldKey::default()
+    };
+    let enrolled = DirectoryChanged {
+        entries: vec![DirectoryEntry { value: Some(Value::SigningKey(held)) }],
+        ..DirectoryChanged::default()
+    };
+    let said = Acknowledgement {
+        delivery_id: "7-2".into(),
+        recipient: "G18".into(),
+        reference: "4567".into(),
+        ..Acknowledgement::default()
+    };
+    let sealed = seal::seal(PayloadType::Acknowledgement, said.encode_to_vec(), &[key]);
+    let acknowledged = Acknowledged {
+        delivery: Some(Delivery {
+            envelope_sequence: 7,
+            recipient_index: 2,
+            agency: "G18".into(),
+            system: "moh".into(),
+            ..Delivery::default()
+        }),
+        acknowledgement_digest: digest(seal::digest(&sealed.payload_type, &sealed.payload)).into(),
+        key_ids: vec![key_id.into()],
+        ..Acknowledged::default()
+    };
+    let sealed = sealed.encode_to_vec();
+    let cargo = Cargo {
+        kind: CargoKind::SealedAcknowledgement.into(),
+        sha256: digest(Digest::of(&sealed)).into(),
+        size: sealed.len() as u64,
+    };
+    let records = [
+        Record { event: Some(Event::DirectoryChanged(enrolled)), ..Record::default() },
+        Record {
+            sequence: 1,
+            cargo: vec![cargo],
+            event: Some(Event::Acknowledged(acknowledged)),
+            ..Record::default()
+        },
+    ]
+    .map(|record| record.encode_to_vec());
+    let leaves: Vec<_> = records.iter().map(|record| tree::record_leaf(&[7; 16], record)).collect();
+    let checkpoint = log.sign(2, &tree::root_of(&leaves));
+    let [key, answer] = [0, 1].map(|index| {
+        let path = tree::inclusion_of(&leaves, index);
+        let record = records[index].clone().into();
+        axis_client::proto::receipt::make(record, &[7; 16], index as u64, path, checkpoint.clone())
+    });
+    Evidence { sealed: sealed.into(), keys: vec![key], ..Evidence::of(answer) }
+}
+
+#[test]
+fn whose_key_signed_is_verified_offline() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = CheckpointSigner::new("hub.test/log", SigningKey::from_seed(&[1; 32])).unwrap();
+    let signer = SigningKey::from_seed(&[2; 32]);
+    let evidence = signed_answer(&log, &signer);
+    let (key, home) = (log.verifier_key(), folder.path().join("home").display().to_string());
+    let check = |evidence: &Evidence, status: i32, expected: &str| {
+        let name = receipt::save_evidence(evidence, 1, folder.path()).unwrap();
+        let file = folder.path().join(name).display().to_string();
+        let (out, err, found) = axis(&home, &["verify", "--key", &key, &file]);
+        assert_eq!((out, err, found), (format!("{file}: {expected}\n"), String::new(), status));
+        axis(&home, &["verify", "--json", "--key", &key, &file]).0
+    };
+    let line = "valid · record 1 of hub.test/log · – · acknowledged delivery=7-2 agency=G18 system=moh";
+    let key_id = signer.public().key_id();
+    let said = format!("{line}\n  signed by {key_id} of G18, a key of system moh");
+    let json: serde_json::Value = serde_json::from_str(&check(&evidence, 0, &said)).unwrap();
+    let by = serde_json::json!({ "agency": "G18", "system": "moh", "key_ids": [key_id.to_string()] });
+    assert_eq!(json["signed_by"], by);
+
+    let alone = Evidence::of(evidence.receipt.clone());
+    let said =
+        format!("{line}\n  this is the hub's word; what G18 signed is not in the file: axis track --signed");
+    let json: serde_json::Value = serde_json::from_str(&check(&alone, 0, &said)).unwrap();
+    assert_eq!(json["signed_by"], serde_json::Value::Null);
+
+    let forged =
+        Evidence { sealed: signed_answer(&log, &SigningKey::from_seed(&[3; 32])).sealed, ..evidence };
+    check(
+        &forged,
+        6,
+        "NOT valid: signature does not verify: the signed bytes are not those that the record binds",
     );
 }
 

@@ -115,7 +115,7 @@ async fn a_hub_is_restored_from_a_backup_made_under_load() -> anyhow::Result<()>
     let (_, sequence) = accepted.first().context("an envelope")?;
     let mut evidence_of_sender =
         EvidenceServiceClient::new(Raw::at(sender.home(), "G22").await?.channel.clone());
-    let request = GetReceiptRequest { sequence: *sequence, agency: String::new() };
+    let request = GetReceiptRequest { sequence: *sequence, ..GetReceiptRequest::default() };
     let shown = evidence_of_sender.get_receipt(request).await?.into_inner().receipt.context("a receipt")?;
     receipt::verify(&shown, &old)?;
     assert!(receipt::verify(&shown, &hub.verifier()).is_err());

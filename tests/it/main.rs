@@ -11,6 +11,7 @@ mod exchange;
 mod golden;
 mod hostile;
 mod mailbox;
+mod proofs;
 mod real_disk;
 mod reconcile;
 mod refusals;

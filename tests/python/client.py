@@ -37,6 +37,7 @@ from axis.hub.v1 import (
     submission_pb2,
     submission_pb2_grpc,
 )
+from axis.record.v1 import record_pb2
 
 INLINE_BYTES_MAX = 65_536  # larger documents are uploaded first
 INLINE_TOTAL_BYTES_MAX = 1_048_576
@@ -211,6 +212,16 @@ class Submission:
 
 
 @dataclass
+class Proven:
+    """What somebody signed, held against the record that says so."""
+
+    record: record_pb2.Record
+    said: object
+    system: str
+    key_ids: list[bytes]
+
+
+@dataclass
 class Received:
     """A delivery whose signature, digests and keys were checked."""
 
@@ -243,6 +254,7 @@ class Client:
     def __init__(self, identity: Identity, language: str = "en"):
         self.identity = identity
         self.mailbox_numbers = Mailbox()
+        self._key_records = {}
         credentials = grpc.ssl_channel_credentials(
             identity.authority_pem, identity.tls_key_pem, identity.certificate_pem
         )
@@ -494,3 +506,81 @@ class Client:
             self.evidence.GetReceipt,
             hub_pb2.GetReceiptRequest(sequence=sequence, agency=agency),
         ).receipt
+
+    def proven(self, sequence: int) -> Proven | None:
+        """What a record says was signed, and by whom; nothing if the hub has
+        erased it. Believes the hub's log, never the answer alone."""
+        answer = self.call(
+            self.evidence.GetReceipt,
+            hub_pb2.GetReceiptRequest(sequence=sequence, with_sealed=True),
+        )
+        record = evidence.verify_receipt(answer.receipt, self.identity.log)
+        if not answer.sealed:
+            return None
+        event = getattr(record, record.WhichOneof("event"))
+        kinds = {
+            "accepted": (sealing.ENVELOPE, envelope_pb2.Envelope),
+            "acknowledged": (sealing.ACKNOWLEDGEMENT, envelope_pb2.Acknowledgement),
+            "late_accepted": (sealing.ACKNOWLEDGEMENT, envelope_pb2.Acknowledgement),
+            "rejected": (sealing.REJECTION, envelope_pb2.Rejection),
+        }
+        payload_type, message = kinds[record.WhichOneof("event")]
+        if sha256(answer.sealed).digest() not in [cargo.sha256 for cargo in record.cargo]:
+            raise Unexpected("the record binds other bytes")
+        sealed = envelope_pb2.SealedEnvelope.FromString(answer.sealed)
+        keys = [
+            self.enrolled_key(key_id, at, before=sequence)
+            for key_id, at in zip(event.key_ids, answer.signing_key_sequences, strict=True)
+        ]
+        payload = sealing.open_sealed(
+            sealed, payload_type, {key.key_id.hex(): key.public_key for key in keys}
+        )
+        if [bytes.fromhex(one.keyid) for one in sealed.signatures] != list(event.key_ids):
+            raise Unexpected("the record names other keys")
+        said = message.FromString(payload)
+        digest = sealing.digest(payload_type, payload)
+        if payload_type == sealing.ENVELOPE:
+            speaker, system = said.sender, event.sender_system
+            same = digest == event.envelope_digest and said.envelope_id == event.envelope_id
+        else:
+            about = event.delivery
+            speaker, system = said.recipient, about.system
+            same = (
+                digest == getattr(event, "acknowledgement_digest", None)
+                or digest == getattr(event, "rejection_digest", None)
+            ) and (
+                said.delivery_id,
+                said.envelope_digest,
+                said.recipient,
+                said.mailbox_sequence,
+                getattr(said, "reason", 0),
+            ) == (
+                f"{about.envelope_sequence}-{about.recipient_index}",
+                about.envelope_digest,
+                about.agency,
+                about.mailbox_sequence,
+                getattr(event, "reason", 0),
+            )
+        if not same:
+            raise Unexpected("the record says something else than what was signed")
+        for key in keys:
+            if key.system != system or key.revoked_unix_ms:
+                raise Unexpected("the key is not the signer's")
+            if key.agencies and speaker not in key.agencies:
+                raise Unexpected("the key may not sign for that agency")
+        return Proven(record, said, system, list(event.key_ids))
+
+    def enrolled_key(self, key_id: bytes, sequence: int, before: int):
+        """A key as a record of the directory holds it; asked for once."""
+        if sequence >= before:
+            raise Unexpected("the key was enrolled after it signed")
+        if sequence not in self._key_records:
+            self._key_records[sequence] = evidence.verify_receipt(
+                self.receipt(sequence), self.identity.log
+            )
+        for entry in self._key_records[sequence].directory_changed.entries:
+            if entry.signing_key.key_id == key_id:
+                if sealing.key_id(entry.signing_key.public_key) != key_id:
+                    raise Unexpected("a key does not have the id it is listed with")
+                return entry.signing_key
+        raise Unexpected(f"record {sequence} does not hold the key")

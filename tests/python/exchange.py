@@ -75,6 +75,10 @@ def enrolled(hub: Hub, system: str, name: str, *agencies: str) -> client.Client:
     return client.Client(client.enrol(address, authority, secret))
 
 
+def key_id_of(who: client.Client) -> bytes:
+    return sealing.key_id(sealing.raw_public(who.identity.signing_key.public_key()))
+
+
 class Exchange(unittest.TestCase):
     """One hub and three systems for all situations."""
 
@@ -166,6 +170,17 @@ class Exchange(unittest.TestCase):
         receipt = self.office.receipt(tracked.recipients[0].since_sequence)
         record = evidence.verify_receipt(receipt, self.office.identity.log)
         self.assertEqual(record.acknowledged.delivery.agency, HEALTH)
+
+        # The recipient's own word, and the sender's, each with whose key signed.
+        answered = self.office.proven(record.sequence)
+        self.assertEqual((answered.said.reference, answered.system), ("Số đến 4567", "moh"))
+        self.assertEqual(answered.key_ids, [key_id_of(self.health)])
+        accepted = self.health.proven(received.delivery.accepted_sequence)
+        self.assertEqual((accepted.said, accepted.system), (received.envelope, "vpcp"))
+        (named,) = received.delivery.signing_key_sequences
+        key = self.health.enrolled_key(key_id_of(self.office), named, before=record.sequence)
+        self.assertEqual(key, received.delivery.signing_keys[0])
+        self.refused("NOT_FOUND", self.province.proven, record.sequence)
 
     def test_03_the_same_again_is_the_same_receipt(self):
         submission = self.office.prepare(OFFICE, [PROVINCE], "Gửi hai lần", {"a.txt": b"a"})

@@ -23,6 +23,7 @@ use crate::{
     answered::{self, Answer},
     client::{Inner, now_unix_ms},
     error::{Error, Refused, Result, Verification},
+    evidence::{Evidence, with_records},
     files::blocking,
     receipt,
     trust::origin_of,
@@ -59,6 +60,9 @@ pub(super) struct Verified {
     recipient: AgencyCode,
     kind: RecipientKind,
     key_ids: Vec<KeyId>,
+    /// The keys, each with the record that holds it; none if the hub does not
+    /// say.
+    keys: Vec<(SigningKey, u64)>,
     mailbox_sequence: u64,
     accepted_sequence: u64,
     leased_sequence: u64,
@@ -154,6 +158,43 @@ impl Received {
     /// The Leased record with its proof, verified.
     pub fn receipt(&self) -> &Receipt {
         &self.verified.receipt
+    }
+
+    /// Evidence of who signed it, for anyone who has the key of the hub's log:
+    /// the Leased record, which names the envelope's digest, the sender's exact
+    /// bytes, and the records that say whose keys signed them.
+    ///
+    /// The hub is asked for the record of a key once; the home keeps it.
+    pub async fn evidence(&self) -> Result<Evidence> {
+        let verified = &self.verified;
+        let bad = |detail: &str| Verification::new("signature", detail).of(self.lease.delivery_id);
+        if verified.keys.len() != verified.key_ids.len() {
+            return Err(bad("the hub does not name the records that hold its keys").into());
+        }
+        let evidence = Evidence {
+            sealed: verified.sealed.encode_to_vec().into(),
+            keys: self.inner.key_receipts(&verified.keys).await?,
+            ..Evidence::of(verified.receipt.clone())
+        };
+        evidence.verify_with(|found| self.inner.trust.book().verify(found))?;
+        Ok(evidence)
+    }
+
+    /// What to keep beside the documents: the evidence, or the receipt alone if
+    /// the hub does not give the rest now. What contradicts the delivery is an
+    /// error.
+    pub(super) async fn evidence_to_save(&self) -> Result<Evidence> {
+        let alone = || Evidence::of(self.verified.receipt.clone());
+        if self.verified.keys.is_empty() {
+            return Ok(alone());
+        }
+        match self.evidence().await {
+            Err(error) if !matches!(error, Error::Verification(_)) => {
+                tracing::warn!(%error, "the record of the sender's key is not kept");
+                Ok(alone())
+            }
+            evidence => evidence,
+        }
     }
 
     /// Whether the hub still keeps it for us, as far as is known. If not, it
@@ -466,6 +507,7 @@ pub(super) fn verify(inner: &Arc<Inner>, delivery_id: DeliveryId, delivery: Deli
         },
         envelope_digest: opened.digest,
         key_ids: opened.key_ids,
+        keys: with_records(delivery.signing_keys, delivery.signing_key_sequences),
         mailbox_sequence: delivery.mailbox_sequence,
         accepted_sequence: delivery.accepted_sequence,
         leased_sequence: record.sequence,

@@ -4,7 +4,7 @@
 //! <into>/<sender>/<envelope id>/<document>…         under safe names
 //!                               envelope.json       what it is, for people and programs
 //!                               envelope.sealed     the sender's exact bytes
-//!                               <sequence>.receipt.json
+//!                               <sequence>.receipt.json   evidence of who signed it
 //! ```
 //!
 //! Saving the same envelope again, also for another of our agencies, changes
@@ -62,13 +62,13 @@ impl Received {
         }
 
         let description = self.description(&documents);
-        let (sealed, found) = (self.sealed().encode_to_vec(), self.receipt().clone());
+        let (sealed, evidence) = (self.sealed().encode_to_vec(), self.evidence_to_save().await?);
         let delivery = self.delivery();
         let into = into.to_owned();
         blocking(move || {
             files::write(&folder.join(SEALED), &sealed, Access::Default)?;
             let sequence = delivery["leased_sequence"].as_u64().unwrap_or_default();
-            receipt::save(&found, sequence, &folder)?;
+            receipt::save_evidence(&evidence, sequence, &folder)?;
             let path = folder.join(ENVELOPE);
             let whole = with_delivery(description, read_deliveries(&path)?, delivery);
             files::write(&path, format!("{whole:#}\n").as_bytes(), Access::Default)?;

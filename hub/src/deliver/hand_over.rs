@@ -6,6 +6,7 @@ use axis_proto::{
     hub::v1::{self as hub, DeliveryState, Reason},
     id::{DeliveryId, Digest, KeyId, SystemId},
     record::v1::{Accepted, CargoKind, Leased, Record, SigningKey, record::Event},
+    signed,
 };
 use bytes::Bytes;
 use prost::Message as _;
@@ -40,7 +41,6 @@ pub fn hand_over(state: &dyn State, evidence: &Evidence, lease: Lease) -> Result
     }
     let entry = evidence.entry(delivery.envelope_sequence)?;
     let record = record_of(&entry)?;
-    let accepted = accepted_of(&record)?;
     if is_withdrawn(state, delivery.envelope_sequence) {
         // purged since it was leased
         return Ok(None);
@@ -48,6 +48,8 @@ pub fn hand_over(state: &dyn State, evidence: &Evidence, lease: Lease) -> Result
     let sealed = cargo_of(&record, &entry, CargoKind::SealedEnvelope)
         .next()
         .ok_or_else(|| Error::fault(format!("envelope {} has no cargo", record.sequence)))?;
+    let keys = read_once(state, |read| keys_then(read, &signed::key_ids(&record), record.sequence));
+    let (signing_keys, signing_key_sequences) = keys.into_iter().unzip();
     Ok(Some(hub::Delivery {
         delivery_id: id.to_string(),
         mailbox_sequence: delivery.mailbox_sequence,
@@ -58,7 +60,8 @@ pub fn hand_over(state: &dyn State, evidence: &Evidence, lease: Lease) -> Result
         sealed_envelope: Some(SealedEnvelope::decode(sealed).map_err(Error::fault)?),
         envelope_digest: delivery.envelope_digest,
         documents: cargo_of(&record, &entry, CargoKind::Document).collect(),
-        signing_keys: read_once(state, |read| keys_then(read, accepted, record.sequence)),
+        signing_keys,
+        signing_key_sequences,
         receipt: Some(evidence.receipt(lease.0)?),
         accepted_sequence: record.sequence,
         consigned_sequence: row.consigned_sequence,
@@ -135,9 +138,8 @@ fn cargo_of<'a>(record: &'a Record, entry: &'a Entry, kind: CargoKind) -> impl I
     all.filter(move |(named, _)| named.kind() == kind).map(|(_, bytes)| bytes.clone())
 }
 
-/// The keys that signed an envelope, as the directory held them then. A key
-/// changes but once, when it is revoked; it was not when it was accepted.
-fn keys_then(read: &dyn Read, accepted: &Accepted, accepted_sequence: u64) -> Vec<SigningKey> {
-    let ids = accepted.key_ids.iter().filter_map(|id| KeyId::from_slice(id).ok());
-    ids.filter_map(|id| query::signing_key_at(read, &id, accepted_sequence)).collect()
+/// Keys as the directory held them when a record named them, each with the
+/// record that made it so. None of them was revoked then.
+pub fn keys_then(read: &dyn Read, key_ids: &[KeyId], sequence: u64) -> Vec<(SigningKey, u64)> {
+    key_ids.iter().filter_map(|id| query::signing_key_at(read, id, sequence)).collect()
 }

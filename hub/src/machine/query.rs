@@ -122,13 +122,14 @@ pub fn signing_key(read: &dyn Read, id: &KeyId) -> Option<(SigningKey, u64)> {
     Some((row.key?, row.changed_sequence))
 }
 
-/// A signing key as it was when a record was made.
-pub fn signing_key_at(read: &dyn Read, id: &KeyId, sequence: u64) -> Option<SigningKey> {
+/// A signing key as it was when a record was made, and the record that made it
+/// so.
+pub fn signing_key_at(read: &dyn Read, id: &KeyId, sequence: u64) -> Option<(SigningKey, u64)> {
     let start = key::signing_key_version(id.as_bytes(), 0);
     let end = key::signing_key_version(id.as_bytes(), sequence.saturating_add(1));
     let mut then = None;
-    read.scan(&start, &end, &mut |_, value| {
-        then = Some(decode(value));
+    read.scan(&start, &end, &mut |key, value| {
+        then = Some((decode(value), number(&key[key.len() - 8..])));
         ControlFlow::Continue(())
     });
     then
@@ -207,7 +208,9 @@ pub fn delivery(read: &dyn Read, id: &DeliveryId) -> Option<DeliveryRow> {
 }
 
 /// Whether a record concerns a system: something about its agencies'
-/// envelopes, or about itself.
+/// envelopes, or about itself, or about who takes part, which concerns all.
+/// The record that enrols a key names a certificate too: its digest and times,
+/// which are no secret. One that names certificates alone is its system's.
 pub fn may_see(read: &dyn Read, system: &SystemId, record: &Record) -> bool {
     let id = system.as_str();
     let of_envelope = |sequence: u64| envelope(read, sequence).is_some_and(|row| row.sender_system == id);
@@ -223,7 +226,7 @@ pub fn may_see(read: &dyn Read, system: &SystemId, record: &Record) -> bool {
         Event::ExpiryWarned(event) => of_envelope(event.envelope_sequence),
         Event::Uploaded(event) => event.system == id,
         Event::EnrolmentTokenIssued(event) => event.system == id,
-        Event::DirectoryChanged(event) => event.entries.iter().all(|entry| match &entry.value {
+        Event::DirectoryChanged(event) => event.entries.iter().any(|entry| match &entry.value {
             Some(Value::Certificate(certificate)) => certificate.system == id,
             _ => true,
         }),
@@ -232,6 +235,38 @@ pub fn may_see(read: &dyn Read, system: &SystemId, record: &Record) -> bool {
         Event::GrantsLapsed(event) => event.system == id,
         other => apply::delivery_of(other)
             .is_some_and(|delivery| delivery.system == id || of_envelope(delivery.envelope_sequence)),
+    }
+}
+
+/// Whether a system may have what a record says was signed: the envelope's
+/// sender may, and so may the recipient that signed the answer, or that has
+/// leased the envelope. Nobody may once its content is erased, or will be
+/// because two operators have said so.
+pub fn may_have_signed(read: &dyn Read, system: &SystemId, record: &Record) -> bool {
+    let delivery = record.event.as_ref().and_then(apply::delivery_of);
+    let sequence = delivery.map_or(record.sequence, |delivery| delivery.envelope_sequence);
+    let Some(row) = envelope(read, sequence).filter(|row| !row.purged && !row.is_erased()) else {
+        return false;
+    };
+    row.sender_system == system.as_str()
+        || match delivery {
+            Some(delivery) => delivery.system == system.as_str(),
+            None => has_leased(read, sequence, system),
+        }
+}
+
+/// Whether a system was given some delivery of an envelope.
+fn has_leased(read: &dyn Read, envelope_sequence: u64, system: &SystemId) -> bool {
+    let mut first = 0;
+    loop {
+        let (visible, next) = track(read, envelope_sequence, first, limits::CONSIGN_MAX, Some(system));
+        if visible.iter().any(|one| one.delivery.leases > 0) {
+            return true;
+        }
+        if next == 0 {
+            return false;
+        }
+        first = next;
     }
 }
 

@@ -103,9 +103,9 @@ const STREAMS: [&str; 6] =
 /// Methods that are asked by a stream of messages.
 const ASKED_BY_STREAMS: [&str; 4] = ["/SubmitStream", "/Receive", "/Upload", "/ServerReflectionInfo"];
 
-/// Methods whose answer may have megabytes.
-const LARGE_ANSWERS: [&str; 6] =
-    ["/Pull", "/ReadFeed", "/Track", "/ListAgencies", "/ListChanges", "/ListGroups"];
+/// Methods whose answer may have megabytes, or a whole envelope.
+const LARGE_ANSWERS: [&str; 7] =
+    ["/Pull", "/ReadFeed", "/Track", "/ListAgencies", "/ListChanges", "/ListGroups", "/GetReceipt"];
 
 fn answers_a_stream(path: &str) -> bool {
     STREAMS.iter().any(|method| path.ends_with(method))

@@ -1,5 +1,5 @@
 //! Agencies, groups and keys, and how they change. Every system may read all
-//! of it but certificates.
+//! of it; certificates are left out of lists.
 
 use std::sync::Arc;
 

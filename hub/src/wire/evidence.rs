@@ -1,5 +1,5 @@
 //! Checkpoints, receipts and consistency proofs. A receipt is shown to those
-//! whose envelopes it is about.
+//! whose envelopes it is about, with what was signed if they may have it.
 
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use axis_proto::{
     },
     id::AgencyCode,
     record::v1::{Record, record::Event},
+    signed,
 };
 use bytes::Bytes;
 use tonic::{Request, Response, Status};
@@ -20,6 +21,7 @@ use super::{
     call::{Call, parsed},
 };
 use crate::{
+    deliver::keys_then,
     error::{Error, Result},
     limits,
     machine::query,
@@ -93,7 +95,32 @@ async fn get_receipt(call: &Call, request: &GetReceiptRequest) -> Result<GetRece
             Some(agency) => context.evidence.receipt_opened(sequence, &agency),
         })
         .await?;
-    Ok(GetReceiptResponse { receipt: Some(receipt) })
+    let mut response = GetReceiptResponse { receipt: Some(receipt), ..GetReceiptResponse::default() };
+    if request.with_sealed {
+        add_sealed(call, &record, &mut response).await?;
+    }
+    Ok(response)
+}
+
+/// Adds what a record says was signed, if the caller may have it and it is
+/// there, with the keys.
+async fn add_sealed(call: &Call, record: &Record, response: &mut GetReceiptResponse) -> Result<()> {
+    let Some(place) = signed::place(record) else { return Ok(()) };
+    let sequence = record.sequence;
+    let entry = call.blocking(move |context| context.evidence.entry(sequence)).await?;
+    // what was erased is empty there
+    let sealed = entry.cargo.get(place).filter(|sealed| !sealed.is_empty());
+    let Some(sealed) = sealed else { return Ok(()) };
+    // asked last: an erasure that was recorded while the journal was read counts
+    let keys = call.read(|read| {
+        let may = query::may_have_signed(read, call.system(), record);
+        may.then(|| keys_then(read, &signed::key_ids(record), sequence))
+    });
+    if let Some(keys) = keys {
+        response.sealed = sealed.clone();
+        (response.signing_keys, response.signing_key_sequences) = keys.into_iter().unzip();
+    }
+    Ok(())
 }
 
 /// Whether the caller may see an agency's own leaf: as the sender, or as the

@@ -121,6 +121,7 @@ fn tracked(tracked: &Tracked) -> TrackedRecipient {
         system: row.system.clone(),
         due_unix_ms: row.due_unix_ms,
         late_accepted: row.late_sequence != 0,
+        late_sequence: row.late_sequence,
     }
 }
 

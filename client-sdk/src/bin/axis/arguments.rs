@@ -118,6 +118,8 @@ pub struct Track {
     pub envelope_id: EnvelopeId,
     #[arg(long, value_name = "CODE")]
     pub sender: Option<AgencyCode>,
+    #[arg(long)]
+    pub signed: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,17 +1,18 @@
 //! What each command does, in the order of `axis --help`.
 
-use std::{io::Read as _, path::Path, time::Duration};
+use std::{collections::BTreeMap, io::Read as _, path::Path, time::Duration};
 
 use axis_client::{
     Client, ClientOptions, Deliveries, EnrolmentToken, Error, FeedOptions, KnownLogs, Outgoing,
-    ReceiveOptions, Received, Renew, Sent, Task,
+    ReceiveOptions, Received, Renew, Sent, Task, VerifiedEvidence,
     proto::{
         envelope::v1::Signer,
-        hub::v1::{DeliveryState, Reason, TrackResponse},
+        hub::v1::{DeliveryState, Reason, TrackResponse, TrackedRecipient},
         id::{AgencyCode, EnvelopeId},
         note::CheckpointVerifier,
         receipt::VerifiedReceipt,
         record::v1::{Agency, AgencyState, Receipt},
+        signed::Signed,
     },
     receipt,
 };
@@ -327,8 +328,28 @@ impl Session<'_> {
             None => self.sender_of(&client, id)?,
         };
         let track = client.track(&sender, id).await?;
-        self.output.result(|| self.tracked(&track, &sender, id), || tracked_json(&track, &sender, id));
+        let answers = if arguments.signed { self.answers(&client, &track).await? } else { Answers::new() };
+        self.output.result(
+            || self.tracked(&track, &answers, &sender, id),
+            || tracked_json(&track, &answers, &sender, id),
+        );
+        if answers.values().any(Option::is_some) {
+            let path = self.home.join("receipts");
+            self.output.say(Word::SignedKept, &[("path", &path.display())]);
+        }
         Ok(())
+    }
+
+    /// What recipients signed, one after the other.
+    async fn answers(&self, client: &Client, track: &TrackResponse) -> Result<Answers, Failure> {
+        let mut answers = Answers::new();
+        for sequence in track.recipients.iter().filter_map(answer_of) {
+            let evidence = client.evidence(sequence).await?;
+            let known = client.known_logs();
+            let signed = evidence.verify_with(|found| known.verify(found))?.signed;
+            answers.insert(sequence, signed);
+        }
+        Ok(answers)
     }
 
     /// Who sent it: what this home remembers, or its only agency.
@@ -347,7 +368,13 @@ impl Session<'_> {
         }
     }
 
-    fn tracked(&self, track: &TrackResponse, sender: &AgencyCode, id: &EnvelopeId) -> String {
+    fn tracked(
+        &self,
+        track: &TrackResponse,
+        answers: &Answers,
+        sender: &AgencyCode,
+        id: &EnvelopeId,
+    ) -> String {
         let output = self.output;
         let mut lines = vec![output.text(
             Word::TrackHead,
@@ -381,6 +408,11 @@ impl Session<'_> {
             ];
             if recipient.late_accepted {
                 row.push(output.word(Word::LateAccepted).to_owned());
+            }
+            match answer_of(recipient).and_then(|sequence| answers.get(&sequence)) {
+                Some(Some(signed)) => row.push(output.text(Word::SignedBy, &facts_of(signed).each())),
+                Some(None) => row.push(output.word(Word::SignedErased).to_owned()),
+                None => {}
             }
             rows.push(row);
         }
@@ -492,9 +524,10 @@ impl Session<'_> {
         let mut good = true;
         for path in &arguments.receipts {
             let file = path.display();
-            let checked = receipt::load(path).and_then(|receipt| keys.verify(&receipt));
+            let checked = receipt::load_evidence(path)
+                .and_then(|evidence| evidence.verify_with(|found| keys.verify(found)));
             match checked {
-                Ok(verified) => {
+                Ok(VerifiedEvidence { receipt: verified, signed, .. }) => {
                     let (record, origin) = (&verified.record, &verified.checkpoint.origin);
                     let is_lost = keys.lacks(origin, record.sequence);
                     let at = time(record.recorded_unix_ms);
@@ -515,6 +548,17 @@ impl Session<'_> {
                                 text.push('\n');
                                 text.push_str(&self.output.text(Word::VerifiedOpening, &[("what", opened)]));
                             }
+                            if let Some(signed) = &signed {
+                                text.push('\n');
+                                text.push_str(
+                                    &self.output.text(Word::VerifiedSigned, &facts_of(signed).each()),
+                                );
+                            } else if let Some(agency) = events::answered_by(record) {
+                                text.push('\n');
+                                text.push_str(
+                                    &self.output.text(Word::VerifiedUnsigned, &[("agency", &agency)]),
+                                );
+                            }
                             if is_lost {
                                 text.push('\n');
                                 text.push_str(self.output.word(Word::VerifiedLost));
@@ -530,6 +574,10 @@ impl Session<'_> {
                             object.insert("log".to_owned(), json!(origin));
                             object.insert("log_size".to_owned(), json!(verified.checkpoint.size));
                             object.insert("opened".to_owned(), json!(opened));
+                            object.insert(
+                                "signed_by".to_owned(),
+                                signed.as_ref().map_or(Value::Null, signed_json),
+                            );
                             object.insert("lost_by_restore".to_owned(), json!(is_lost));
                             Value::Object(object)
                         },
@@ -645,12 +693,50 @@ fn outgoing(arguments: arguments::Send) -> Result<Outgoing, Failure> {
     Ok(outgoing)
 }
 
-fn tracked_json(track: &TrackResponse, sender: &AgencyCode, id: &EnvelopeId) -> Value {
+/// What recipients signed, by the record of each answer; none if it is erased.
+type Answers = BTreeMap<u64, Option<Signed>>;
+
+/// The record of a recipient's signed answer, if it gave one.
+fn answer_of(recipient: &TrackedRecipient) -> Option<u64> {
+    match recipient.state() {
+        _ if recipient.late_sequence > 0 => Some(recipient.late_sequence),
+        DeliveryState::Acknowledged | DeliveryState::Rejected => Some(recipient.since_sequence),
+        _ => None,
+    }
+}
+
+/// Who signed, in words.
+struct SignedFacts {
+    key: String,
+    agency: String,
+    system: String,
+}
+
+fn facts_of(signed: &Signed) -> SignedFacts {
+    let keys: Vec<String> = signed.key_ids.iter().map(ToString::to_string).collect();
+    SignedFacts { key: keys.join(", "), agency: signed.agency.clone(), system: signed.system.clone() }
+}
+
+impl SignedFacts {
+    fn each(&self) -> [(&str, &dyn std::fmt::Display); 3] {
+        [("key", &self.key), ("agency", &self.agency), ("system", &self.system)]
+    }
+}
+
+fn signed_json(signed: &Signed) -> Value {
+    let keys: Vec<String> = signed.key_ids.iter().map(ToString::to_string).collect();
+    json!({ "agency": signed.agency, "system": signed.system, "key_ids": keys })
+}
+
+fn tracked_json(track: &TrackResponse, answers: &Answers, sender: &AgencyCode, id: &EnvelopeId) -> Value {
     let recipients: Vec<Value> = track
         .recipients
         .iter()
         .map(|it| {
+            let answer = answer_of(it).and_then(|sequence| answers.get(&sequence)?.as_ref());
             json!({
+                "signed_by": answer.map_or(Value::Null, signed_json),
+                "late_sequence": it.late_sequence,
                 "agency": it.agency,
                 "delivery_id": it.delivery_id,
                 "state": it.state().as_str_name().trim_start_matches("DELIVERY_STATE_").to_lowercase(),

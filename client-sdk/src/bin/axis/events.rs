@@ -108,6 +108,17 @@ pub fn opened(leaf: &OpenedLeaf) -> String {
     }
 }
 
+/// The recipient whose signed answer a record is about.
+pub fn answered_by(record: &Record) -> Option<&str> {
+    let delivery = match record.event.as_ref()? {
+        Event::Acknowledged(it) => it.delivery.as_ref(),
+        Event::LateAccepted(it) => it.delivery.as_ref(),
+        Event::Rejected(it) => it.delivery.as_ref(),
+        _ => None,
+    };
+    delivery.map(|delivery| delivery.agency.as_str())
+}
+
 /// Name and facts on a line.
 pub fn line(record: &Record) -> String {
     let (name, facts) = describe(record);

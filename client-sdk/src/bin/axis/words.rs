@@ -158,6 +158,12 @@ words! {
     Attempts { en: "attempts", vi: "số lần" }
     System { en: "system", vi: "hệ thống" }
     LateAccepted { en: "acknowledged late", vi: "xác nhận muộn" }
+    SignedBy { en: "signed by {key} of {agency}", vi: "do khóa {key} của {agency} ký" }
+    SignedErased { en: "what it signed is erased", vi: "nội dung đã ký đã bị xóa" }
+    SignedKept {
+        en: "what they signed is kept in {path}, for axis verify",
+        vi: "nội dung đã ký được lưu tại {path}, kiểm tra bằng axis verify"
+    }
     StateAccepted { en: "accepted", vi: "trục đã tiếp nhận" }
     StateWaiting { en: "waiting", vi: "chờ nhận" }
     StateLeased { en: "being taken", vi: "đang nhận" }
@@ -198,6 +204,14 @@ words! {
         vi: "{file}: hợp lệ · bản ghi số {sequence} của {log} · {time} · {event}"
     }
     VerifiedOpening { en: "  it opens: {what}", vi: "  phần được mở: {what}" }
+    VerifiedSigned {
+        en: "  signed by {key} of {agency}, a key of system {system}",
+        vi: "  do khóa {key} của {agency} ký, khóa thuộc hệ thống {system}"
+    }
+    VerifiedUnsigned {
+        en: "  this is the hub's word; what {agency} signed is not in the file: axis track --signed",
+        vi: "  đây là lời của trục; tệp không có nội dung {agency} đã ký: axis track --signed"
+    }
     NotVerified { en: "{file}: NOT valid: {why}", vi: "{file}: KHÔNG hợp lệ: {why}" }
     KeyNeeded {
         en: "no log key: the home {home} holds none",
@@ -539,6 +553,11 @@ pub const HELP: &[(&str, &str, &str)] = &[
     ("track", "Where an envelope is, and since when", "Gói tin đang ở đâu, từ lúc nào"),
     ("track.envelope_id", "Its id, as `axis send` printed it", "Mã gói tin do `axis send` in ra"),
     ("track.sender", "Code of the agency that sent it", "Mã cơ quan gửi"),
+    (
+        "track.signed",
+        "Fetch what each recipient signed, verify it and keep it in receipts/",
+        "Lấy nội dung từng nơi nhận đã ký, kiểm tra và lưu vào receipts/",
+    ),
     ("feed", "What happened to this system's envelopes", "Diễn biến các gói tin của hệ thống"),
     ("feed.follow", "Wait for what comes", "Chờ diễn biến mới"),
     (
