@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 use super::hash_pair;
 
 /// The layout of our own files and of the marker; another one is rebuilt.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// A hash of a set of pairs, whatever their order: the sum of their hashes.
 /// It finds damage; it is not meant to withstand somebody who forges pairs.
@@ -40,6 +40,19 @@ impl Fingerprint {
             *lane = lane.wrapping_sub(part);
         }
         self.keys = self.keys.wrapping_sub(1);
+    }
+
+    /// A key's value was this and is that.
+    pub(super) fn change(&mut self, key: &[u8], was: Option<&[u8]>, is: Option<&[u8]>) {
+        if was == is {
+            return;
+        }
+        if let Some(was) = was {
+            self.remove(key, was);
+        }
+        if let Some(is) = is {
+            self.add(key, is);
+        }
     }
 }
 

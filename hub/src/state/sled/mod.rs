@@ -10,8 +10,9 @@
 //! `active` becomes `flushing` when the interval is over or many keys wait.
 //! What is in `flushing` covers sled until all of it is written, so readers
 //! never see half of a write; a key that came and went between two flushes
-//! never reaches sled.
+//! never reaches sled. sled holds the pairs in [`blocks`].
 
+mod blocks;
 mod gaps;
 mod open;
 mod redo;
@@ -34,8 +35,10 @@ use std::{
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
+use blocks::Change;
 use gaps::{Gaps, Moment};
 pub use open::{Found, ahead, distrust, open};
+use redo::Redo;
 use rest::Rest;
 use store::Store;
 
@@ -484,7 +487,7 @@ impl Writer {
         if self.unmarked && !filling {
             // all that was filled so far; what comes from here on is one step,
             // and this is the last one before it
-            self.save_redo(&self.marker, &[]);
+            saved(Redo::begin(&shared.options.dir, &self.marker).finish(&self.marker));
             shared.store.finish(&self.marker)?;
             self.unmarked = false;
             self.keep_rest();
@@ -507,16 +510,11 @@ impl Writer {
     fn fill(&mut self, flushing: &Changes, applied: u64) -> io::Result<()> {
         let shared = self.shared.clone();
         let mut progress = Progress { shared: &shared, halves: 0 };
-        for (key, change) in flushing {
-            let change = change.as_deref();
-            if let Some(old) = shared.store.write(key, change)? {
-                self.marker.fingerprint.remove(key, &old);
-            }
-            if let Some(new) = change {
-                self.marker.fingerprint.add(key, new);
-            }
+        let fingerprint = &mut self.marker.fingerprint;
+        shared.store.fill(changes(flushing), &mut |key, was, is| {
+            fingerprint.change(key, was, is);
             progress.step(2);
-        }
+        })?;
         self.marker.applied = applied;
         shared.written.store(applied, Ordering::Relaxed);
         Ok(())
@@ -526,47 +524,34 @@ impl Writer {
         let shared = self.shared.clone();
         let store = &shared.store;
         let mut after = Marker { applied, ..self.marker };
-        let mut changes: Vec<redo::Change<'_>> = Vec::with_capacity(flushing.len());
         // half of a key's cost is to find out what it was
         let mut progress = Progress { shared: &shared, halves: 0 };
-        for (key, change) in flushing {
-            progress.step(1);
-            let old = store.try_get(key)?;
-            let change = change.as_deref();
-            if old.as_deref() == change {
-                progress.step(1);
-                continue;
-            }
-            if let Some(old) = &old {
-                after.fingerprint.remove(key, old);
-            }
-            if let Some(new) = change {
-                after.fingerprint.add(key, new);
-            }
-            if let Some(taking) = &mut self.taking {
-                taking.keep(key, old.as_deref());
-            }
-            changes.push((key, change));
-        }
         // Crash before the redo file is whole: sled has nothing of it. After:
         // opening completes it. Without one, opening would have to rebuild.
-        self.save_redo(&after, &changes);
-        for (key, change) in &changes {
-            store.write(key, *change)?;
-            progress.step(1);
-        }
+        let mut redo = Redo::begin(&shared.options.dir, &self.marker);
+        let taking = &mut self.taking;
+        store.edit(
+            changes(flushing),
+            &mut |key, was, is| {
+                after.fingerprint.change(key, was, is);
+                if let Some(taking) = taking.as_mut().filter(|_| was != is) {
+                    taking.keep(key, was);
+                }
+                progress.step(1);
+            },
+            &mut |name, block| {
+                redo.block(name, block);
+                Ok(())
+            },
+        )?;
+        saved(redo.finish(&after));
+        store.fill(changes(flushing), &mut |_, _, _| progress.step(1))?;
         drop(progress);
         store.finish(&after)?;
         self.marker = after;
         shared.written.store(applied, Ordering::Relaxed);
         self.keep_rest();
         Ok(())
-    }
-
-    fn save_redo(&self, after: &Marker, changes: &[redo::Change<'_>]) {
-        if let Err(error) = redo::save(&self.shared.options.dir, &self.marker, after, changes) {
-            warn!(%error, "cannot save what is about to be written; a crash now would make the state be rebuilt");
-        }
     }
 
     /// Keeps what sled's file holds now, all of which is on the disk. Crash
@@ -626,6 +611,17 @@ impl Writer {
         }
         self.taking = Some(taking);
         Ok(None)
+    }
+}
+
+/// Changes as a store takes them.
+fn changes(changes: &Changes) -> impl Iterator<Item = Change<'_>> {
+    changes.iter().map(|(key, change)| (key.as_slice(), change.as_deref()))
+}
+
+fn saved(redo: io::Result<()>) {
+    if let Err(error) = redo {
+        warn!(%error, "cannot save what is about to be written; a crash now would make the state be rebuilt");
     }
 }
 

@@ -26,7 +26,7 @@ use std::{
 use tracing::{info, warn};
 
 use super::{
-    Options, SledState, redo,
+    Options, SledState, changes, redo,
     rest::{self, Rest},
     store,
     store::Store,
@@ -35,7 +35,7 @@ use crate::{
     disk::{Disk as _, RealDisk, closed},
     journal::JournalReader,
     state::{
-        Apply, JournalLost, catch_up,
+        Apply, Changes, JournalLost, catch_up,
         fingerprint::{Fingerprint, Marker},
     },
 };
@@ -48,6 +48,8 @@ const DAMAGED: &str = "damaged";
 const BLOBS: &str = "sled/blobs";
 /// What an operator knows it as.
 const STATE: &str = "the state";
+/// Keys of a snapshot that are written together.
+const LOAD_KEYS: usize = 4_096;
 /// Openings that may end with the process before the database is blamed.
 const OPENINGS_MAX: u64 = 2;
 
@@ -218,7 +220,15 @@ fn rebuild(options: &Options, unusable: &Unusable) -> io::Result<(Store, Marker)
         let store = Store::open(dir, options.cache_bytes)?;
         let marker = match &snapshot {
             Some(snapshot) => {
-                snapshot.load(|key, value| store.write(key, Some(value)).map(drop))?;
+                let mut some = Changes::new();
+                snapshot.load(|key, value| {
+                    some.insert(key.to_vec(), Some(value.to_vec()));
+                    if some.len() < LOAD_KEYS {
+                        return Ok(());
+                    }
+                    store.fill(changes(&std::mem::take(&mut some)), &mut |_, _, _| {})
+                })?;
+                store.fill(changes(&some), &mut |_, _, _| {})?;
                 snapshot.marker
             }
             None => Marker { owner: options.owner(), applied: 0, fingerprint: Fingerprint::default() },

@@ -1,17 +1,18 @@
 //! What makes many writes to sled one step: all of them are first in a file,
-//! with the marker before and the marker after. A store that still has the
-//! marker before is brought to the one after by writing them again.
+//! with the marker before in its header and the marker after at its end. A
+//! store that still has the marker before is brought to the one after by
+//! writing them again. Blocks, not pairs: they can be written twice.
 //!
 //! Why not sled's own `Batch`: it holds a lock over all readers of the process
 //! for 10 µs a key.
 
 use std::{io, path::Path};
 
-use super::store::Store;
+use super::store::{MARKER_KEY, Store};
 use crate::{
     disk::{Disk as _, RealDisk},
     state::{
-        fingerprint::{MARKER_BYTES, Marker},
+        fingerprint::Marker,
         pairs::{self, Pairs, Writer},
     },
 };
@@ -20,20 +21,34 @@ use crate::{
 pub(super) const FILE: &str = "redo";
 const MAGIC: pairs::Magic = *b"axisredo";
 
-/// Changes that the store does not have yet: what it has now, and what it
-/// must have.
-pub(super) type Change<'a> = (&'a [u8], Option<&'a [u8]>);
+/// The file while it is written, in place: before [`Redo::finish`] returns
+/// nothing of the changes is in the store, and all of the previous file's are.
+pub(super) struct Redo(io::Result<Writer>);
 
-/// Writes the file, in place: before this returns nothing of the changes is
-/// in the store, and all of the previous file's are.
-pub(super) fn save(dir: &Path, before: &Marker, after: &Marker, changes: &[Change<'_>]) -> io::Result<()> {
-    let path = dir.join(FILE);
-    let file = if RealDisk.exists(&path)? { RealDisk.open(&path)? } else { RealDisk.create(&path)? };
-    let mut writer = Writer::new(file, MAGIC, &[before.encode(), after.encode()].concat());
-    for (key, value) in changes {
-        writer.pair(key, *value)?;
+impl Redo {
+    /// Begins it over the previous one.
+    pub(super) fn begin(dir: &Path, before: &Marker) -> Self {
+        let path = dir.join(FILE);
+        let file = || if RealDisk.exists(&path)? { RealDisk.open(&path) } else { RealDisk.create(&path) };
+        Self(file().map(|file| Writer::new(file, MAGIC, &before.encode())))
     }
-    writer.finish().map(drop)
+
+    /// Adds what becomes of a block. Whether it could be written,
+    /// [`Redo::finish`] says.
+    pub(super) fn block(&mut self, name: &[u8], block: Option<&[u8]>) {
+        if let Ok(writer) = &mut self.0
+            && let Err(error) = writer.pair(name, block)
+        {
+            self.0 = Err(error);
+        }
+    }
+
+    /// Makes it whole and durable.
+    pub(super) fn finish(self, after: &Marker) -> io::Result<()> {
+        let mut writer = self.0?;
+        writer.pair(MARKER_KEY, Some(&after.encode()))?;
+        writer.finish().map(drop)
+    }
 }
 
 /// Completes what the file describes, if the store stands before it. Returns
@@ -45,7 +60,7 @@ pub(super) fn complete(dir: &Path, store: &Store, marker: Marker) -> io::Result<
         return Ok((marker, after == marker));
     }
     tracing::info!(from = before.applied, to = after.applied, "completing a write of the state");
-    changes.visit(&mut |key, value| store.write(key, value).map(drop))?;
+    changes.visit(&mut |name, block| if name == MARKER_KEY { Ok(()) } else { store.write(name, block) })?;
     store.finish(&after)?;
     Ok((after, true))
 }
@@ -60,7 +75,13 @@ pub(super) fn after(dir: &Path) -> Option<Marker> {
 /// previous one, or the fingerprint will tell.
 fn load(dir: &Path) -> Option<(Marker, Marker, Pairs)> {
     let pairs = Pairs::open(RealDisk.open_read(&dir.join(FILE)).ok()?, MAGIC).ok()?;
-    let (before, after) = pairs.header.split_at_checked(MARKER_BYTES)?;
-    let (before, after) = (Marker::decode(before)?, Marker::decode(after)?);
-    Some((before, after, pairs))
+    let before = Marker::decode(&pairs.header)?;
+    let mut after = None;
+    let read = pairs.visit(&mut |name, block| {
+        if name == MARKER_KEY {
+            after = block.and_then(Marker::decode);
+        }
+        Ok(())
+    });
+    read.ok().and(after).map(|after| (before, after, pairs))
 }

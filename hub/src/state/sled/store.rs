@@ -1,4 +1,5 @@
-//! One sled database with its marker: the only file that names the crate.
+//! One sled database with its marker: the only file that names the crate. What
+//! is a key to sled is one of our [`blocks`], but for the marker's.
 //!
 //! What sled 0.34.7 cannot be trusted with, and what is done about it:
 //! * `flush_async` deadlocks: never called. No flusher thread either
@@ -24,9 +25,11 @@ use std::{
     time::Duration,
 };
 
+use super::blocks::{self, Change, Entries, Put, Seen};
 use crate::state::{
-    Read, Value, Visit,
+    Key, Read, Value, Visit,
     fingerprint::{Fingerprint, Marker},
+    pairs::damaged,
     prefix_end,
 };
 
@@ -41,11 +44,12 @@ const LOCK_WAIT: Duration = Duration::from_millis(25);
 const VERIFY_THREADS_MAX: usize = 4;
 /// Where the marker is: the key that no other pair may have, before all
 /// others.
-const MARKER_KEY: &[u8] = &[];
+pub(super) const MARKER_KEY: &[u8] = &[];
 /// The first key after the marker's.
 const FIRST_KEY: &[u8] = &[0];
 
-type Pair = (::sled::IVec, ::sled::IVec);
+/// A block and its name.
+type Block = (::sled::IVec, ::sled::IVec);
 
 /// An open database.
 pub(super) struct Store {
@@ -94,9 +98,18 @@ impl Store {
         let sum = || -> io::Result<Fingerprint> {
             let mut fingerprint = Fingerprint::default();
             while let Ok(first) = u8::try_from(next.fetch_add(1, Ordering::Relaxed)) {
-                for pair in self.pairs(&[first], &prefix_end(&[first])) {
-                    let (key, value) = pair?;
-                    fingerprint.add(&key, &value);
+                let mut last = Key::new();
+                for block in self.blocks(&[first], &prefix_end(&[first])) {
+                    let (name, block) = block?;
+                    if last.as_slice() >= &*name {
+                        return Err(damaged("a block of the state that goes beyond its end"));
+                    }
+                    for entry in Entries::of(&block) {
+                        let (key, value) = entry?;
+                        fingerprint.add(key, value);
+                        last.clear();
+                        last.extend_from_slice(key);
+                    }
                 }
             }
             Ok(fingerprint)
@@ -113,14 +126,50 @@ impl Store {
         })
     }
 
-    /// Sets or removes a pair and returns what was there. Neither atomic with
-    /// others nor durable yet.
-    pub(super) fn write(&self, key: &[u8], change: Option<&[u8]>) -> io::Result<Option<::sled::IVec>> {
-        match change {
-            Some(value) => self.db.insert(key, value),
-            None => self.db.remove(key),
+    /// Sets or removes a block. Neither atomic with others nor durable yet.
+    pub(super) fn write(&self, name: &[u8], block: Option<&[u8]>) -> io::Result<()> {
+        match block {
+            Some(block) => self.db.insert(name, block),
+            None => self.db.remove(name),
         }
+        .map(drop)
         .map_err(io::Error::other)
+    }
+
+    /// Sets or removes pairs, in order, and tells what they were. Neither one
+    /// step nor durable yet.
+    pub(super) fn fill<'c>(
+        &self,
+        changes: impl Iterator<Item = Change<'c>>,
+        seen: &mut Seen<'_>,
+    ) -> io::Result<()> {
+        self.edit(changes, seen, &mut |name, block| self.write(name, block))
+    }
+
+    /// Tells what these changes, in order, make of pairs and of blocks. `put`
+    /// may write the blocks at once: no other is made of those.
+    pub(super) fn edit<'c>(
+        &self,
+        changes: impl Iterator<Item = Change<'c>>,
+        seen: &mut Seen<'_>,
+        put: &mut Put<'_>,
+    ) -> io::Result<()> {
+        let mut changes = changes.peekable();
+        let mut here: Vec<Change<'_>> = Vec::new();
+        while let Some(first) = changes.next() {
+            let block = self.block_of(first.0)?;
+            let name = block.as_ref().map_or(first.0, |(name, _)| name);
+            let next = self.names_after(name).next().transpose()?;
+            let is_here = |(key, _): &Change<'_>| {
+                key.first() == first.0.first() && next.as_ref().is_none_or(|next| *key < &**next)
+            };
+            here.clear();
+            here.push(first);
+            here.extend(std::iter::from_fn(|| changes.next_if(is_here)));
+            let block = block.as_ref().map(|(name, block)| (&**name, &**block));
+            blocks::edit(block, &here, seen, put)?;
+        }
+        Ok(())
     }
 
     /// Writes the marker, which covers everything written before it, and
@@ -151,21 +200,66 @@ impl Store {
     }
 
     /// The value of a key.
-    pub(super) fn try_get(&self, key: &[u8]) -> io::Result<Option<::sled::IVec>> {
-        self.db.get(key).map_err(io::Error::other)
+    pub(super) fn try_get(&self, key: &[u8]) -> io::Result<Option<Value>> {
+        let Some((_, block)) = self.block_of(key)? else { return Ok(None) };
+        Ok(blocks::find(&block, key)?.map(<[u8]>::to_vec))
     }
 
-    /// The pairs from `start` to `end`, without the marker. Each step may
-    /// panic on a damaged store.
-    fn pairs(&self, start: &[u8], end: &[u8]) -> impl Iterator<Item = io::Result<Pair>> + use<> {
-        let start = start.max(FIRST_KEY);
+    /// The block that a key belongs to, or would. May panic on a damaged
+    /// store.
+    fn block_of(&self, key: &[u8]) -> io::Result<Option<Block>> {
+        let Some(table) = key.first() else { return Ok(None) };
+        self.db.range([*table].as_slice()..=key).next_back().transpose().map_err(io::Error::other)
+    }
+
+    fn names_after(&self, name: &[u8]) -> impl Iterator<Item = io::Result<::sled::IVec>> + use<> {
+        let after = (Bound::Excluded(name), Bound::Unbounded);
+        self.db.range::<&[u8], _>(after).keys().map(|name| name.map_err(io::Error::other))
+    }
+
+    /// The blocks that hold the keys from `start` to `end`, and may hold
+    /// others. Each step may panic on a damaged store.
+    fn blocks(&self, start: &[u8], end: &[u8]) -> impl Iterator<Item = io::Result<Block>> + use<> {
+        let first = self.block_of(start).map(|block| block.map(|(name, _)| name));
+        let (first, error) = match first {
+            Ok(first) => (first, None),
+            Err(error) => (None, Some(Err(error))),
+        };
+        let start = first.as_deref().unwrap_or(start).max(FIRST_KEY);
         let end = match end {
             [] => Bound::Unbounded,
             // nothing, written in the order that sled asks for
             _ if end <= start => Bound::Excluded(start),
             _ => Bound::Excluded(end),
         };
-        self.db.range::<&[u8], _>((Bound::Included(start), end)).map(|pair| pair.map_err(io::Error::other))
+        let blocks = self.db.range::<&[u8], _>((Bound::Included(start), end));
+        error.into_iter().chain(blocks.map(|block| block.map_err(io::Error::other)))
+    }
+
+    /// As [`Read::scan`].
+    fn try_scan(&self, start: &[u8], end: &[u8], visit: &mut Visit<'_>) -> io::Result<()> {
+        // only sled's steps are guarded: a panic of the visitor is its own
+        let mut blocks = guard(|| Ok(self.blocks(start, end)))?;
+        // one that is being cut has what is cut off twice for a moment
+        let mut passed: Option<Key> = None;
+        while let Some((_, block)) = guard(|| blocks.next().transpose())? {
+            let mut last = None;
+            for entry in Entries::of(&block) {
+                let (key, value) = entry?;
+                if !end.is_empty() && key >= end {
+                    return Ok(());
+                }
+                if passed.as_deref().is_some_and(|passed| key <= passed) {
+                    continue;
+                }
+                if key >= start && visit(key, value).is_break() {
+                    return Ok(());
+                }
+                last = Some(key);
+            }
+            passed = last.map(<[u8]>::to_vec).or(passed);
+        }
+        Ok(())
     }
 
     /// Bytes on disk.
@@ -183,18 +277,8 @@ impl Read for Store {
     }
 
     fn scan(&self, start: &[u8], end: &[u8], visit: &mut Visit<'_>) {
-        let mut pairs = self.pairs(start, end);
-        loop {
-            // only sled's steps are guarded: a panic of the visitor is its own
-            match guard(|| pairs.next().transpose()) {
-                Ok(Some((key, value))) => {
-                    if visit(&key, &value).is_break() {
-                        return;
-                    }
-                }
-                Ok(None) => return,
-                Err(error) => super::fail(&self.dir, "cannot read sled", &error),
-            }
+        if let Err(error) = self.try_scan(start, end, visit) {
+            super::fail(&self.dir, "cannot read sled", &error);
         }
     }
 }

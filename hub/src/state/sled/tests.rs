@@ -494,14 +494,14 @@ fn a_store_that_takes_the_process_down_is_given_up() {
 #[test]
 fn half_a_write_is_completed() {
     let house = House::with(300);
-    half_write(&house, 40);
+    half_write(&house, 5);
     // the records that the write was of are in the journal by now
     let (state, applied) = house.open_with_more();
     assert_eq!(applied, 0, "completed, not replayed");
     drop(state);
 
     let house = House::with(300);
-    half_write(&house, 40);
+    half_write(&house, 5);
     fs::remove_file(house.options.dir.join(redo::FILE)).unwrap();
     house.check();
 }
@@ -542,19 +542,29 @@ impl House {
 }
 
 /// Leaves sled as a process does that is killed in the middle of a write of 80
-/// keys.
+/// keys: with so many of its blocks written.
 fn half_write(house: &House, written: usize) {
     let store = Store::open(&house.options.dir, house.options.cache_bytes).unwrap();
     let before = store.marker().unwrap().unwrap();
     let mut after = before;
-    let keys: Vec<_> = (0..80).map(|number| format!("z{number:02}").into_bytes()).collect();
-    let changes: Vec<redo::Change<'_>> = keys.iter().map(|key| (key.as_slice(), Some(&b"v"[..]))).collect();
-    for (key, value) in &changes {
-        after.fingerprint.add(key, value.unwrap());
-    }
-    redo::save(&house.options.dir, &before, &after, &changes).unwrap();
-    for (key, value) in &changes[..written] {
-        store.write(key, *value).unwrap();
+    let many: Changes = (0..80).map(|n| (format!("z{n:02}").into_bytes(), Some(vec![n; 50]))).collect();
+    let mut redo = Redo::begin(&house.options.dir, &before);
+    let mut blocks = Vec::new();
+    store
+        .edit(
+            changes(&many),
+            &mut |key, was, is| after.fingerprint.change(key, was, is),
+            &mut |name, block| {
+                redo.block(name, block);
+                blocks.push((name.to_vec(), block.map(<[u8]>::to_vec)));
+                Ok(())
+            },
+        )
+        .unwrap();
+    redo.finish(&after).unwrap();
+    assert!(blocks.len() > 10);
+    for (name, block) in &blocks[..written] {
+        store.write(name, block.as_deref()).unwrap();
     }
     store.sync().unwrap();
 }
@@ -903,7 +913,7 @@ fn after_a_kill_what_is_not_whole_is_read_pair_by_pair() {
     // a redo file of a write that sled has nothing of, and that is not the next
     let other = |dir: &Path| {
         let marker = Marker { owner: house.options.owner(), applied: 1, fingerprint: Default::default() };
-        redo::save(dir, &marker, &marker, &[]).unwrap();
+        Redo::begin(dir, &marker).finish(&marker).unwrap();
     };
     assert_eq!(again(&other), Found::Verified);
     // wherever it is: in what is not written any more, or at the log's end
