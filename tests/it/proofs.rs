@@ -1,6 +1,8 @@
 //! What agencies signed reaches those whom it concerns, with whose keys signed
 //! it: evidence that convinces others without the hub.
 
+use std::path::Path;
+
 use anyhow::Context as _;
 use axis_client::{Error, Evidence, Received};
 use axis_hub::{disk::RealDisk, fsck::Checker, journal::segments, machine::Command};
@@ -16,7 +18,7 @@ use axis_proto::{
     seal::{PayloadType, seal},
     signed::{Said, Signed},
 };
-use axis_tests::{Ministry, Raw, TestHub};
+use axis_tests::{Ministry, Raw, TestHub, binary};
 use bytes::Bytes;
 use prost::Message as _;
 
@@ -184,6 +186,52 @@ async fn a_recipient_proves_whose_key_signed_and_asks_once() -> anyhow::Result<(
     assert!(other.verify(&hub.verifier()).is_err());
     other.keys.clear();
     assert!(other.verify(&hub.verifier()).is_err());
+    Ok(())
+}
+
+/// What `axis` prints for a home.
+async fn axis(home: &Path, arguments: &[&str]) -> anyhow::Result<String> {
+    let mut command = tokio::process::Command::new(binary("axis")?);
+    let output = command.arg("--home").arg(home).args(arguments).env("LC_ALL", "C").output().await?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    anyhow::ensure!(output.status.success(), "axis {arguments:?}: {said}");
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shell_says_whose_key_signed() -> anyhow::Result<()> {
+    let (mut hub, vpcp, byt, _) = three().await?;
+    let sent = vpcp.send(vpcp.letter(&["G18", "G19"], "V/v kiểm tra")).await?;
+    let into = tempfile::tempdir()?;
+    let into_text = into.path().to_string_lossy().into_owned();
+    axis(byt.home(), &["receive", "--into", &into_text]).await?;
+    let id = sent.envelope_id.to_string();
+    let plain = axis(vpcp.home(), &["track", &id]).await?;
+    assert!(!plain.contains("signed by"), "{plain}");
+    let tracked = axis(vpcp.home(), &["track", &id, "--signed"]).await?;
+    let (key, of_vpcp) = (byt.client.key_id(), vpcp.client.key_id());
+    assert_eq!(tracked.matches(&format!("signed by {key} of G18")).count(), 1, "{tracked}");
+    assert_eq!(tracked.matches("signed by").count(), 1, "nobody has answered for G19: {tracked}");
+
+    // both sides' files convince without the hub
+    hub.stop().await;
+    let tracked: Vec<_> = std::fs::read_dir(vpcp.home().join("receipts"))?.collect::<Result<_, _>>()?;
+    let folder = into.path().join("G22").join(&id);
+    let received: Vec<_> = std::fs::read_dir(folder)?.collect::<Result<_, _>>()?;
+    let mut verified = String::new();
+    for file in tracked.iter().chain(&received) {
+        let path = file.path().to_string_lossy().into_owned();
+        if path.ends_with(".receipt.json") {
+            let arguments = ["verify", "--key", hub.verifier_key(), &path];
+            verified.push_str(&axis(into.path(), &arguments).await?);
+        }
+    }
+    for said in [
+        format!("signed by {key} of G18, a key of system byt"),
+        format!("signed by {of_vpcp} of G22, a key of system vpcp"),
+    ] {
+        assert!(verified.contains(&said), "{said}: {verified}");
+    }
     Ok(())
 }
 
