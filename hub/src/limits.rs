@@ -131,6 +131,9 @@ pub const BATCH_US_MAX: u64 = 10_000;
 pub const COMMIT_QUEUE_MAX: usize = 4_096;
 /// Most records that one tick of the timers may propose.
 pub const TICK_RECORDS_MAX: usize = 512;
+/// Most numbers of a mailbox that one tick looks at for deliveries that must
+/// move: 10 ms or so, a million in 500 ticks.
+pub const SEARCH_MAX: usize = 2_048;
 /// Most expired envelopes that one tick looks at.
 pub const TICK_EXPIRES_MAX: usize = 8_192;
 /// Most deliveries that one tick forgets: each is three or four keys.

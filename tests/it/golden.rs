@@ -3,7 +3,8 @@
 //!
 //! `golden/<release>/` is made once, by the release itself, with
 //! `AXIS_BLESS=0.1.0 cargo test -p axis-tests --test it golden -- --ignored`,
-//! and never changed. Its keys were made for it and are nobody's.
+//! and never changed; `0.1.0-moves` is what the same one left once agencies took
+//! along what waits. Its keys were made for it and are nobody's.
 
 use std::{
     collections::BTreeMap,
@@ -31,6 +32,7 @@ use axis_proto::{
     hub::v1::SubmitRequest,
     id::{DeliveryId, Digest, SystemId},
     note::CheckpointVerifier,
+    record::v1::{DirectoryEntry, directory_entry::Value},
 };
 use axis_tests::{Raw, TestHub, check, copy, eventually};
 use bytes::Bytes;
@@ -200,7 +202,7 @@ async fn make() -> anyhow::Result<()> {
     let mut hub = TestHub::start_changed(Clock::manual(Clock::system().now_ms()), short).await?;
     let vpcp = hub.ministry("vpcp", &["G22"]).await?;
     let byt = hub.ministry("byt", &["G18"]).await?;
-    let tayninh = hub.ministry("tayninh", &["H53"]).await?;
+    let tayninh = hub.ministry("tayninh", &["H53", "H57"]).await?;
     let mut admin = hub.admin().await?;
     axis_tests::admin::add_everyone(&mut admin, "tat-ca").await?;
     let context = hub.hub().context().clone();
@@ -257,6 +259,19 @@ async fn make() -> anyhow::Result<()> {
     }
     hub.clock().advance(10_000);
     byt.next(&mut deliveries).await?.ack("").await?;
+    drop(deliveries);
+
+    // an agency goes to another system, and takes along what waits
+    let moving = vpcp.send(vpcp.letter(&["H57"], "Chuyển hệ thống")).await?;
+    let mut agency = context.read(|read| query::agency(read, "H57")).context("an agency")?;
+    agency.system = "byt".into();
+    let entries = vec![DirectoryEntry { value: Some(Value::Agency(agency)) }];
+    let change = Command::ChangeDirectory { entries, actor: "local:an".into(), remark: String::new() };
+    context.committer.commit(change).await?;
+    let mut deliveries = byt.client.receive(ReceiveOptions::following()).await?;
+    let moved = byt.next(&mut deliveries).await?;
+    anyhow::ensure!(moved.envelope_id() == &moving.envelope_id, "another one");
+    moved.ack("").await?;
     drop(deliveries);
 
     // a spill that two people purged

@@ -8,14 +8,18 @@ use axis_hub::{
     limits::{ATTEMPTS_MAX, BACKOFF_MAX_MS, DAY_MS, MINUTE_MS},
 };
 use axis_proto::{
-    admin::v1::{ListParkedRequest, ListQueuesRequest, RequeueRequest, ReturnRequest},
+    admin::v1::{
+        ChangeDirectoryRequest, ListAgenciesRequest, ListParkedRequest, ListQueuesRequest, RequeueRequest,
+        ReturnRequest,
+    },
     envelope::v1::{Priority, RejectionReason},
     hub::v1::{
-        DeliveryState, GetCheckpointRequest, GetConsistencyRequest, NackRequest, PullRequest, Reason,
-        SubmitRequest, TrackedRecipient, evidence_service_client::EvidenceServiceClient,
+        DeliveryState, DownloadRequest, ExtendRequest, GetCheckpointRequest, GetConsistencyRequest,
+        NackRequest, PullRequest, Reason, SubmitRequest, TrackedRecipient,
+        evidence_service_client::EvidenceServiceClient,
     },
-    id::EnvelopeId,
-    record::v1::{Settlement, record::Event},
+    id::{Digest, EnvelopeId},
+    record::v1::{DirectoryEntry, Settlement, directory_entry::Value, record::Event},
     tree::verify_consistency,
 };
 use axis_tests::{Ministry, Raw, TestHub, eventually, refusal_of};
@@ -194,6 +198,93 @@ async fn what_expires_is_gone_by_number() -> anyhow::Result<()> {
     let gone: Vec<_> = pulled.gone.iter().map(|gone| (gone.mailbox_sequence, gone.why())).collect();
     assert_eq!(gone, vec![(2, Settlement::Expired)]);
     assert_eq!(pulled.progress.unwrap_or_default().floor, 2);
+    // not on the hub's word alone: a record says so, of this mailbox and number
+    let receipt = byt.client.receipt(pulled.gone[0].record_sequence, None).await?;
+    let record = axis_proto::receipt::verify(&receipt, &hub.verifier())?.record;
+    let Some(Event::Expired(event)) = record.event else { anyhow::bail!("another record") };
+    let named = event.delivery.unwrap_or_default();
+    assert_eq!((named.system.as_str(), named.mailbox_sequence), ("byt", 2));
+    hub.finish().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agency_that_goes_to_another_system_takes_along_what_waits() -> anyhow::Result<()> {
+    let hub = TestHub::start_with(manual()).await?;
+    let (vpcp, byt) = two(&hub).await?;
+    let tayninh = hub.ministry("tayninh", &["H53", "H53.01"]).await?;
+    let mut sent = Vec::new();
+    for subject in ["một", "hai", "ba"] {
+        let letter = vpcp.letter(&["H53.01"], subject).bytes("a.bin", subject.as_bytes());
+        sent.push(vpcp.send(letter).await?.envelope_id);
+    }
+    let (mut left, mut come) =
+        (Raw::at(tayninh.home(), "H53").await?.mailbox(), Raw::at(byt.home(), "G18").await?.mailbox());
+    let pull = || PullRequest { max_deliveries: 1, accounted_to: 1, ..PullRequest::default() };
+    let pulled = left.pull(PullRequest { accounted_to: 0, ..pull() }).await?.into_inner();
+    let held = &pulled.deliveries[0];
+    let document = DownloadRequest {
+        delivery_id: held.delivery_id.clone(),
+        sha256: Bytes::copy_from_slice(Digest::of(&held.documents[0]).as_bytes()),
+        offset: 0,
+    };
+    left.download(document.clone()).await?;
+
+    let mut admin = hub.admin().await?;
+    let wanted = ListAgenciesRequest { containing: "H53.01".into(), ..ListAgenciesRequest::default() };
+    let mut agency = admin.list_agencies(wanted).await?.into_inner().agencies.remove(0);
+    agency.system = "byt".into();
+    let entries = vec![DirectoryEntry { value: Some(Value::Agency(agency)) }];
+    admin.change_directory(ChangeDirectoryRequest { entries, remark: String::new() }).await?;
+
+    // from then on the one is given nothing more of it, and keeps nothing longer
+    let refused = left.download(document).await.expect_err("another's");
+    assert_eq!(refusal_of(&refused).0, Some(Reason::SenderNotServed));
+    let lease = (held.delivery_id.clone(), held.attempt);
+    let extend = ExtendRequest { delivery_id: lease.0, attempt: lease.1, ..ExtendRequest::default() };
+    let refused = left.extend(extend).await.expect_err("another's");
+    assert_eq!(refusal_of(&refused).0, Some(Reason::SenderNotServed));
+    assert_eq!(left.pull(pull()).await?.into_inner().deliveries, Vec::new());
+    // the other has what waits, and what was on lease once that is over
+    let mut found = Vec::new();
+    eventually("the others come", async || {
+        let pulled = come.pull(PullRequest { max_deliveries: 9, ..PullRequest::default() }).await;
+        found.extend(pulled.expect("pulled").into_inner().deliveries);
+        found.len() == 2
+    })
+    .await;
+    hub.clock().advance(MINUTE_MS + 1);
+    eventually("the one that was held comes", async || {
+        let pulled = come.pull(PullRequest { max_deliveries: 9, ..PullRequest::default() }).await;
+        pulled.expect("pulled").into_inner().deliveries.iter().any(|it| it.delivery_id == held.delivery_id)
+    })
+    .await;
+    assert_eq!(where_is(&vpcp, &sent[0]).await?.system, "byt");
+
+    let pulled = left.pull(PullRequest { accounted_to: 1, ..pull() }).await?.into_inner();
+    assert_eq!(pulled.progress.unwrap_or_default().floor, 3);
+    let gone: Vec<_> = pulled.gone.iter().map(|gone| (gone.mailbox_sequence, gone.why())).collect();
+    assert_eq!(gone, vec![(2, Settlement::Moved), (3, Settlement::Moved)]);
+    for gone in pulled.gone {
+        let receipt = tayninh.client.receipt(gone.record_sequence, None).await?;
+        let record = axis_proto::receipt::verify(&receipt, &hub.verifier())?.record;
+        let Some(Event::Moved(event)) = record.event else { anyhow::bail!("another record") };
+        let named = event.delivery.unwrap_or_default();
+        assert_eq!((named.system.as_str(), named.mailbox_sequence), ("tayninh", gone.mailbox_sequence));
+        assert_eq!(event.system, "byt");
+    }
+    hub.clock().advance(MINUTE_MS + 1);
+    for id in &sent {
+        eventually("the lease lapses", async || {
+            where_is(&vpcp, id).await.expect("tracked").state() == DeliveryState::Waiting
+        })
+        .await;
+    }
+    hub.clock().advance(BACKOFF_MAX_MS);
+    let mut deliveries = byt.follow().await?;
+    for _ in 0..3 {
+        byt.next(&mut deliveries).await?.ack("").await?;
+    }
     hub.finish().await?;
     Ok(())
 }

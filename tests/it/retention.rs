@@ -288,7 +288,7 @@ async fn a_spill_is_purged_by_two_people_and_leaves_no_byte() -> anyhow::Result<
     assert!(pulled.deliveries.is_empty());
     assert_eq!(pulled.progress.map(|progress| progress.floor), Some(1));
     let why = context.read(|read| query::gone(read, &"tayninh".parse().unwrap(), 0, 1, 9));
-    assert_eq!(why.first().map(|(_, _, why)| *why), Some(Settlement::Returned));
+    assert_eq!(why.first().map(|(_, _, why, _)| *why), Some(Settlement::Returned));
 
     // the other envelope is untouched, and its sender hears the same again
     let again = raw.submission().submit(submit).await?.into_inner();

@@ -64,6 +64,7 @@ const CUT_WORLD: Profile = Profile {
     clock_steps: 3,
     posting_max: 8,
     purges: 20,
+    moves: 20,
     left_out: None,
 };
 const SLED_WORLD: Profile = Profile { cuts: 10, sled: true, ..CUT_WORLD };
@@ -78,6 +79,7 @@ const WEATHER_WORLD: Profile = Profile {
     clock_steps: 30,
     posting_max: 12,
     purges: 20,
+    moves: 20,
     left_out: None,
 };
 

@@ -70,6 +70,9 @@ pub struct Profile {
     pub posting_max: usize,
     /// Of 1 000 steps, in how many an envelope is purged.
     pub purges: usize,
+    /// Of 1 000 steps, in how many an agency goes to another system; in every
+    /// other world none does.
+    pub moves: usize,
     /// A sync that is left out: then promises must break.
     pub left_out: Option<(Synced, &'static str)>,
 }
@@ -93,6 +96,9 @@ pub struct Outcome {
 pub struct World {
     profile: Profile,
     random: RefCell<fastrand::Rng>,
+    /// For what agencies do alone: a world without it takes its course as ever.
+    moves: RefCell<fastrand::Rng>,
+    moving: bool,
     disk: MemoryDisk,
     layout: Layout,
     hub: RefCell<Option<Rc<Hub>>>,
@@ -161,6 +167,8 @@ impl World {
         Rc::new(Self {
             profile,
             random: RefCell::new(random),
+            moves: RefCell::new(fastrand::Rng::with_seed(!seed)),
+            moving: seed.is_multiple_of(2),
             disk: MemoryDisk::default(),
             layout,
             hub: RefCell::default(),
@@ -531,6 +539,10 @@ impl World {
         }
         if self.random(1_000) < self.profile.purges {
             self.purge();
+        }
+        if self.moving && self.moves.borrow_mut().usize(..1_000) < self.profile.moves {
+            let to = self.moves.borrow_mut().usize(..agency::SYSTEMS.len());
+            self.operate(agency::moves_to(to));
         }
         if self.chance(60) {
             self.spawn(house::roll(self.clone()));

@@ -39,6 +39,10 @@ pub fn hand_over(state: &dyn State, evidence: &Evidence, lease: Lease) -> Result
     if row.state() != DeliveryState::Leased || row.leases != attempt {
         return Ok(None);
     }
+    if read_once(state, |read| query::is_withheld(read, &row)) {
+        // its agency went to another system since it was leased
+        return Ok(None);
+    }
     let entry = evidence.entry(delivery.envelope_sequence)?;
     let record = record_of(&entry)?;
     if is_withdrawn(state, delivery.envelope_sequence) {
@@ -82,7 +86,8 @@ pub enum Content {
     },
 }
 
-/// Finds a document of a delivery that this system was given at least once.
+/// Finds a document of a delivery that this system was given at least once,
+/// and whose agency it serves, unless it has acknowledged it.
 pub fn content_of(
     state: &dyn State,
     evidence: &Evidence,
@@ -90,12 +95,23 @@ pub fn content_of(
     id: &DeliveryId,
     sha256: &Digest,
 ) -> Result<Content> {
-    let row = read_once(state, |read| query::delivery(read, id)).filter(|row| row.system == system.as_str());
-    let Some(row) = row else {
-        return Err(Error::invalid("delivery_id", Reason::DeliveryUnknown, id));
+    let (row, left) = read_once(state, |read| {
+        let row = query::delivery(read, id);
+        let left = row.as_ref().is_some_and(|row| query::has_left(read, id, row, system));
+        (row, left)
+    });
+    let not_served =
+        |row: query::DeliveryRow| Err(Error::invalid("delivery_id", Reason::SenderNotServed, row.agency));
+    let row = match row {
+        Some(row) if row.system == system.as_str() => row,
+        Some(row) if left => return not_served(row),
+        _ => return Err(Error::invalid("delivery_id", Reason::DeliveryUnknown, id)),
     };
-    if row.leases == 0 {
+    if !row.is_taken() {
         return Err(Error::invalid("delivery_id", Reason::NeverLeased, id));
+    }
+    if read_once(state, |read| query::is_withheld(read, &row)) {
+        return not_served(row);
     }
     if is_withdrawn(state, id.envelope_sequence) {
         return Err(Error::invalid("delivery_id", Reason::Erased, id));

@@ -139,7 +139,12 @@ fn add_concerned(record: &Record, cargo: &[Bytes], systems: &mut BTreeSet<String
     match &record.event {
         Some(Event::Consigned(_)) => return add_consigned(record, cargo, systems),
         Some(Event::DirectoryChanged(_)) | None => return false,
-        Some(event) => systems.extend(machine::delivery_of(event).map(|delivery| delivery.system.clone())),
+        Some(event) => {
+            if let Event::Moved(event) = event {
+                systems.insert(event.system.clone());
+            }
+            systems.extend(machine::delivery_of(event).map(|delivery| delivery.system.clone()));
+        }
     }
     true
 }

@@ -20,6 +20,7 @@ use self::leaving::in_vault;
 use crate::{journal::Batch, limits};
 
 mod leaving;
+mod moves;
 
 /// One thing that is not as it must be.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -52,6 +53,8 @@ struct Course {
     system: String,
     mailbox_sequence: u64,
     attempt: u32,
+    /// How many of them were by systems that it has left.
+    attempts_elsewhere: u32,
     leased: bool,
     parked: bool,
     settlement: Option<Settlement>,
@@ -91,6 +94,13 @@ struct Purge {
     confirmed_by: String,
 }
 
+/// A mailbox: the last number, and how many have not ended.
+#[derive(Debug, Clone, Default)]
+struct Mailbox {
+    high: u64,
+    unsettled: u64,
+}
+
 /// A feed: the last number, and when each that can be read was recorded.
 #[derive(Debug, Clone, Default)]
 struct Feed {
@@ -118,7 +128,16 @@ pub struct Checker {
     /// Keys that sign, by their id, as they are now.
     keys: BTreeMap<Bytes, SigningKey>,
     feeds: BTreeMap<String, Feed>,
-    mailboxes: BTreeMap<String, u64>,
+    mailboxes: BTreeMap<String, Mailbox>,
+    /// The system that serves each agency.
+    serves: BTreeMap<String, String>,
+    /// Mailboxes that agencies have left, up to which number they are to be
+    /// looked through.
+    searching: BTreeMap<String, u64>,
+    /// Deliveries whose lease has ended in the batch that is looked at.
+    released: Vec<(u64, u32)>,
+    /// Whether the journal's release moves deliveries.
+    knows_moves: bool,
     envelopes: BTreeMap<u64, Envelope>,
     ids: BTreeMap<(String, Vec<u8>), u64>,
     deliveries: BTreeMap<(u64, u32), Course>,
@@ -155,6 +174,10 @@ impl Checker {
             keys: BTreeMap::new(),
             feeds: BTreeMap::new(),
             mailboxes: BTreeMap::new(),
+            serves: BTreeMap::new(),
+            searching: BTreeMap::new(),
+            released: Vec::new(),
+            knows_moves: false,
             envelopes: BTreeMap::new(),
             ids: BTreeMap::new(),
             deliveries: BTreeMap::new(),
@@ -182,6 +205,7 @@ impl Checker {
         }
         let commit = &batch.commit;
         let place = self.size.checked_sub(1);
+        self.released_where_served(place);
         if commit.size != self.size {
             self.report(
                 place,
@@ -214,6 +238,7 @@ impl Checker {
         for sequence in open {
             self.report(Some(sequence), "past its deadline and not settled for everyone".into());
         }
+        self.all_moved();
         let bare: Vec<u64> = self.envelopes.values().filter_map(|envelope| envelope.bare).collect();
         for sequence in bare {
             self.report(Some(sequence), "cargo is missing of an envelope that was not erased".into());
@@ -417,6 +442,7 @@ impl Checker {
                 if envelope.is_some_and(Envelope::is_purge_confirmed) {
                     self.report(Some(at), "leased though it is being purged".into());
                 }
+                self.leased_to(at, event);
                 self.course(at, event.delivery.as_ref(), |course| {
                     let next = course.attempt + 1;
                     course.attempt = event.attempt;
@@ -429,15 +455,22 @@ impl Checker {
                 let wrong = !course.leased || course.attempt != event.attempt;
                 wrong.then(|| "a lease that is not held was extended".into())
             }),
-            Some(Event::Released(event)) => self.course(at, event.delivery.as_ref(), |course| {
-                let held = std::mem::replace(&mut course.leased, false);
-                (!held || course.attempt != event.attempt).then(|| "a lease that is not held ended".into())
-            }),
-            Some(Event::Parked(event)) => self.course(at, event.delivery.as_ref(), |course| {
-                let held = std::mem::replace(&mut course.leased, false);
-                course.parked = true;
-                (!held || course.attempt != event.attempt).then(|| "parked without a lease".into())
-            }),
+            Some(Event::Released(event)) => {
+                self.remember_released(event.delivery.as_ref());
+                self.course(at, event.delivery.as_ref(), |course| {
+                    let held = std::mem::replace(&mut course.leased, false);
+                    (!held || course.attempt != event.attempt)
+                        .then(|| "a lease that is not held ended".into())
+                });
+            }
+            Some(Event::Parked(event)) => {
+                self.remember_released(event.delivery.as_ref());
+                self.course(at, event.delivery.as_ref(), |course| {
+                    let held = std::mem::replace(&mut course.leased, false);
+                    course.parked = true;
+                    (!held || course.attempt != event.attempt).then(|| "parked without a lease".into())
+                });
+            }
             Some(Event::Requeued(event)) => self.course(at, event.delivery.as_ref(), |course| {
                 let parked = std::mem::replace(&mut course.parked, false);
                 (!parked).then(|| "requeued though not parked".into())
@@ -457,6 +490,8 @@ impl Checker {
                 self.settled(at, event.delivery.as_ref(), Settlement::Expired);
             }
             Some(Event::Returned(event)) => self.settled(at, event.delivery.as_ref(), Settlement::Returned),
+            Some(Event::Moved(event)) => self.moved(at, event),
+            Some(Event::MailboxSearched(event)) => self.mailbox_searched(at, event),
             Some(Event::LateAccepted(event)) => self.course(at, event.delivery.as_ref(), |course| {
                 let settlement = course.settlement.unwrap_or_default();
                 let again = std::mem::replace(&mut course.late, true);
@@ -483,6 +518,7 @@ impl Checker {
                 }
                 self.directory_version = event.directory_version;
                 self.keys.extend(keys_in(event));
+                self.agencies_changed(event);
             }
             Some(
                 Event::LogOpened(_)
@@ -550,15 +586,7 @@ impl Checker {
             if leaf.recipient_index != index || addressed != Some(leaf.agency.as_str()) {
                 self.report(Some(at), format!("recipient {index} is not the one that was accepted"));
             }
-            let high = self.mailboxes.entry(leaf.system.clone()).or_default();
-            let expected = *high + 1;
-            *high = leaf.mailbox_sequence;
-            if leaf.mailbox_sequence != expected {
-                self.report(
-                    Some(at),
-                    format!("mailbox number {} where {expected} belongs", leaf.mailbox_sequence),
-                );
-            }
+            self.next_number(at, &leaf.system, leaf.mailbox_sequence);
             self.counts.deliveries += 1;
             self.deliveries.insert(
                 (sequence, index),
@@ -587,7 +615,9 @@ impl Checker {
         self.course(at, delivery, |course| {
             let wrong = match course.settlement {
                 Some(before) => Some(format!("settled again, after {}", before.as_str_name())),
-                None if by_recipient && course.attempt == 0 => Some("answered but never leased".into()),
+                None if by_recipient && course.attempt == course.attempts_elsewhere => {
+                    Some("answered but never leased".into())
+                }
                 None if settlement == Settlement::Expired && course.leased => {
                     Some("expired while on lease".into())
                 }
@@ -604,6 +634,8 @@ impl Checker {
         });
         if first && let Some(delivery) = delivery {
             self.counts.settled += 1;
+            let mailbox = self.mailboxes.entry(delivery.system.clone()).or_default();
+            mailbox.unsettled = mailbox.unsettled.saturating_sub(1);
             if let Some(envelope) = self.envelopes.get_mut(&delivery.envelope_sequence) {
                 envelope.settled += 1;
                 envelope.settled_unix_ms = self.last_ms;

@@ -7,17 +7,16 @@ use axis_proto::{
     hub::v1::DeliveryState,
     id::DeliveryId,
     record::v1::{
-        self as record, CargoKind, ConsignmentLeaf, LeafList, Record, Settlement, directory_entry::Value,
-        record::Event,
+        self as record, CargoKind, ConsignmentLeaf, LeafList, Record, directory_entry::Value, record::Event,
     },
 };
 use prost::Message;
 
-use super::retention;
 use super::tables::{
-    DeliveryRow, EnvelopeRow, KeyRow, MailboxRow, Meta, Timer, TokenRow, UploadRow, delivery_bytes, key,
-    lane_of, row,
+    DeliveryRow, EnvelopeRow, KeyRow, MailboxRow, Meta, Timer, TokenRow, UploadRow, delivery_bytes, ended,
+    key, lane_of, row,
 };
+use super::{moves, retention};
 use crate::{
     journal::Entry,
     limits,
@@ -60,6 +59,8 @@ pub fn apply(draft: &mut Draft<'_>, record: &Record, entry: &Entry) -> Result<()
             settle(draft, at, event.delivery.as_ref(), DeliveryState::Returned);
             retention::returned(draft, event.delivery.as_ref());
         }
+        Some(Event::Moved(event)) => moves::moved(draft, at, event),
+        Some(Event::MailboxSearched(event)) => moves::searched(draft, event),
         Some(Event::ExpiryWarned(event)) => expiry_warned(draft, event),
         Some(Event::LateAccepted(event)) => {
             edit_delivery(draft, event.delivery.as_ref(), |delivery| delivery.late_sequence = at.sequence);
@@ -117,10 +118,12 @@ pub fn delivery_of(event: &Event) -> Option<&record::Delivery> {
         Event::Expired(event) => event.delivery.as_ref(),
         Event::Returned(event) => event.delivery.as_ref(),
         Event::LateAccepted(event) => event.delivery.as_ref(),
+        Event::Moved(event) => event.delivery.as_ref(),
         Event::LogOpened(_)
         | Event::Accepted(_)
         | Event::Consigned(_)
         | Event::ExpiryWarned(_)
+        | Event::MailboxSearched(_)
         | Event::Uploaded(_)
         | Event::DirectoryChanged(_)
         | Event::EnrolmentTokenIssued(_)
@@ -339,9 +342,8 @@ fn settle(draft: &mut Draft<'_>, at: At, delivery: Option<&record::Delivery>, st
     delivery.due_unix_ms = 0;
     draft.put(key::delivery(&id), delivery.encode_to_vec());
 
-    let mut settled = delivery_bytes(&id).to_vec();
-    settled.push(delivery.settlement() as u8);
-    draft.put(key::number(&delivery.system, delivery.mailbox_sequence), settled);
+    let number = key::number(&delivery.system, delivery.mailbox_sequence);
+    draft.put(number, ended::settled(&id, delivery.settlement()));
     raise_floor(draft, &delivery.system);
     let lane = lane_of(envelope.priority());
     edit_mailbox(draft, &delivery.system, |mailbox| {
@@ -370,14 +372,14 @@ fn settle(draft: &mut Draft<'_>, at: At, delivery: Option<&record::Delivery>, st
 
 /// How far every number is settled. Numbers that were forgotten above the
 /// floor leave when it passes them.
-fn raise_floor(draft: &mut Draft<'_>, system: &str) {
+pub(super) fn raise_floor(draft: &mut Draft<'_>, system: &str) {
     let MailboxRow { mut floor, mut forgotten_to, high, .. } = mailbox(draft, system);
     let (start, end) = (key::number(system, floor + 1), key::number(system, high + 1));
     let mut forgotten = Vec::new();
     draft.scan(&start, &end, &mut |key, value| {
-        if value.len() > 12 {
+        if ended::is(value) {
             floor += 1;
-            if value.len() > 13 {
+            if ended::is_forgotten(value) {
                 forgotten.push(key.to_vec());
                 forgotten_to = floor;
             }
@@ -394,7 +396,12 @@ fn raise_floor(draft: &mut Draft<'_>, system: &str) {
 }
 
 /// Removes a delivery from wherever it waits, with the counts of that place.
-fn take_from_queue(draft: &mut Draft<'_>, id: &DeliveryId, delivery: &DeliveryRow, envelope: &EnvelopeRow) {
+pub(super) fn take_from_queue(
+    draft: &mut Draft<'_>,
+    id: &DeliveryId,
+    delivery: &DeliveryRow,
+    envelope: &EnvelopeRow,
+) {
     match delivery.state() {
         DeliveryState::Leased => {
             draft.delete(key::timer(delivery.due_unix_ms, Timer::Lapse, id));
@@ -428,7 +435,12 @@ fn take_from_queue(draft: &mut Draft<'_>, id: &DeliveryId, delivery: &DeliveryRo
     }
 }
 
-fn put_ready(draft: &mut Draft<'_>, id: &DeliveryId, delivery: &DeliveryRow, envelope: &EnvelopeRow) {
+pub(super) fn put_ready(
+    draft: &mut Draft<'_>,
+    id: &DeliveryId,
+    delivery: &DeliveryRow,
+    envelope: &EnvelopeRow,
+) {
     let lane = lane_of(envelope.priority());
     draft.put(
         key::ready(&delivery.system, lane, &envelope.sender, delivery.mailbox_sequence),
@@ -504,6 +516,9 @@ fn agency_changed(draft: &mut Draft<'_>, agency: &record::Agency) {
         if !before.system.is_empty() {
             draft.delete(key::agency_of(&before.system, &agency.code));
         }
+        if before.system != agency.system {
+            moves::left(draft, &before.system);
+        }
     }
     for alias in &agency.aliases {
         draft.put(key::alias(alias), agency.code.clone().into_bytes());
@@ -547,12 +562,10 @@ fn edit_delivery(
     }
 }
 
-fn find(
+pub(super) fn find(
     draft: &Draft<'_>,
     delivery: Option<&record::Delivery>,
 ) -> Option<(DeliveryId, DeliveryRow, EnvelopeRow)> {
     let id = delivery_id(delivery?);
     Some((id, row(draft, &key::delivery(&id))?, row(draft, &key::envelope(id.envelope_sequence))?))
 }
-
-const _: () = assert!(Settlement::Returned as i32 <= u8::MAX as i32);

@@ -19,7 +19,7 @@ use super::{
     batch::{Batch, duplicate, recorded, remark_cargo},
     command::{Outcome, Signed},
     envelope::{key_ids, may_speak_for},
-    query, retention,
+    moves, query, retention,
     tables::{DeliveryRow, EnvelopeRow, Timer, delivery_from, key, number, row},
 };
 use crate::{
@@ -31,7 +31,7 @@ use crate::{
 /// A delivery with its envelope.
 pub(super) struct Found {
     id: DeliveryId,
-    delivery: DeliveryRow,
+    pub(super) delivery: DeliveryRow,
     envelope: EnvelopeRow,
 }
 
@@ -67,12 +67,23 @@ pub(super) fn find(read: &dyn Read, id: &DeliveryId) -> Option<Found> {
 
 /// A delivery in the caller's own mailbox.
 fn find_own(read: &dyn Read, system: &SystemId, id: &DeliveryId) -> Result<Found> {
-    find(read, id)
-        .filter(|found| found.delivery.system == system.as_str())
-        .ok_or_else(|| Error::invalid("delivery_id", Reason::DeliveryUnknown, id))
+    let unknown = || Error::invalid("delivery_id", Reason::DeliveryUnknown, id);
+    let found = find(read, id).ok_or_else(unknown)?;
+    if found.delivery.system == system.as_str() {
+        return Ok(found);
+    }
+    // what was its once has moved with the agency
+    let left = query::has_left(read, id, &found.delivery, system);
+    Err(if left { not_served("delivery_id", &found) } else { unknown() })
 }
 
-/// Leases what is still ready; one record each.
+/// Another system serves the agency now.
+fn not_served(field: &str, found: &Found) -> Error {
+    Error::invalid(field, Reason::SenderNotServed, &found.delivery.agency)
+}
+
+/// Leases what is still ready; one record each. What another system serves
+/// now moves there instead.
 pub(super) fn lease(
     batch: &mut Batch<'_>,
     system: &SystemId,
@@ -96,7 +107,7 @@ pub(super) fn lease(
             && !found.envelope.purged
             && found.delivery.due_unix_ms <= now
             && query::mailbox(&batch.draft, system).leased < limits::LEASED_PER_SYSTEM_MAX;
-        if !is_ready {
+        if !is_ready || moves::follow(batch, &found)?.is_some() {
             continue;
         }
         let event = Event::Leased(Leased {
@@ -143,7 +154,7 @@ fn answered(batch: &Batch<'_>, system: &SystemId, answer: &Answer<'_>, signed: &
         return mismatch("mailbox_sequence", answer.mailbox_sequence.to_string());
     }
     may_speak_for(&batch.draft, system, answer.recipient, signed, batch.now)?;
-    if found.delivery.leases == 0 {
+    if !found.delivery.is_taken() {
         return Err(Error::invalid("delivery_id", Reason::NeverLeased, id));
     }
     Ok(found)
@@ -259,6 +270,9 @@ pub(super) fn extend(
 ) -> Result<Outcome> {
     let duration_ms = lease_duration(duration_ms)?;
     let found = held(batch, system, id, attempt)?;
+    if !query::serves(&batch.draft, system, &found.delivery.agency) {
+        return Err(not_served("delivery_id", &found));
+    }
     if found.envelope.expires_unix_ms <= batch.now {
         // or nobody could ever end it
         return Err(Error::invalid("attempt", Reason::Expired, found.envelope.expires_unix_ms));
@@ -271,7 +285,8 @@ pub(super) fn extend(
     Ok(recorded(batch.record(event, &[], Vec::new())?))
 }
 
-/// A lease ends without a settlement: it waits again, or is parked.
+/// A lease ends without a settlement: it waits again, or is parked; at whoever
+/// serves its agency now.
 fn release(batch: &mut Batch<'_>, found: &Found, cause: ReleaseCause, delay_ms: Millis) -> Result<Outcome> {
     let attempt = found.delivery.leases;
     let event = if found.delivery.attempts >= limits::ATTEMPTS_MAX {
@@ -285,7 +300,11 @@ fn release(batch: &mut Batch<'_>, found: &Found, cause: ReleaseCause, delay_ms: 
             due_unix_ms: batch.now + delay_ms,
         })
     };
-    Ok(recorded(batch.record(event, &found.sender_feed(), Vec::new())?))
+    let mut sequences = vec![batch.record(event, &found.sender_feed(), Vec::new())?];
+    if let Some(found) = find(&batch.draft, &found.id) {
+        sequences.extend(moves::follow(batch, &found)?);
+    }
+    Ok(Outcome { sequences, duplicate: false })
 }
 
 /// The hub's own delay after so many attempts.
@@ -335,6 +354,9 @@ pub(super) fn tick(batch: &mut Batch<'_>, clock_trusted: bool) -> Outcome {
     for (due, id) in timers(&batch.draft, Timer::Lapse, batch.now, limits::TICK_RECORDS_MAX) {
         sequences.extend(lapse(batch, &id, due));
     }
+    // deadlines have the other half
+    let room = limits::TICK_RECORDS_MAX.saturating_sub(sequences.len()).min(limits::TICK_RECORDS_MAX / 2);
+    sequences.extend(moves::search(batch, room));
     if clock_trusted {
         let room = limits::TICK_RECORDS_MAX.saturating_sub(sequences.len());
         for (_, id) in timers(&batch.draft, Timer::Warn, batch.now, room) {
@@ -368,13 +390,13 @@ pub(super) fn timers(read: &dyn Read, timer: Timer, now_ms: Millis, max: usize) 
     due
 }
 
-fn lapse(batch: &mut Batch<'_>, id: &DeliveryId, due: Millis) -> Option<u64> {
-    let found = find(&batch.draft, id)?;
+fn lapse(batch: &mut Batch<'_>, id: &DeliveryId, due: Millis) -> Vec<u64> {
+    let Some(found) = find(&batch.draft, id) else { return Vec::new() };
     let is_current = found.delivery.state() == DeliveryState::Leased && found.delivery.due_unix_ms == due;
     if !is_current {
-        return None;
+        return Vec::new();
     }
-    release(batch, &found, ReleaseCause::Lapsed, 0).ok()?.sequence()
+    release(batch, &found, ReleaseCause::Lapsed, 0).map(|outcome| outcome.sequences).unwrap_or_default()
 }
 
 fn warn(batch: &mut Batch<'_>, envelope_sequence: u64) -> Option<u64> {
@@ -437,5 +459,5 @@ pub fn is_due(read: &dyn Read, now_ms: Millis, clock_trusted: bool) -> bool {
     } else {
         &[Timer::Lapse]
     };
-    kinds.iter().any(|timer| !timers(read, *timer, now_ms, 1).is_empty())
+    kinds.iter().any(|timer| !timers(read, *timer, now_ms, 1).is_empty()) || moves::is_searching(read)
 }

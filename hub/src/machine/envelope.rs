@@ -20,7 +20,7 @@ use super::{
     batch::{Batch, duplicate, leaf_list},
     command::{Outcome, Signed, Submit},
     expand::{self, Expanding, Listed, Recipients},
-    query,
+    moves, query,
     tables::{key, number},
 };
 use crate::{
@@ -282,8 +282,7 @@ pub(super) fn consign(batch: &mut Batch<'_>, sequence: u64, recipients: &LeafLis
         let leaf = RecipientLeaf::decode(leaf.clone()).map_err(Error::fault)?;
         // Whoever serves the agency now; an agency that lost its system since
         // it was accepted waits in the mailbox without a name, for operators.
-        let system =
-            query::agency(&batch.draft, &leaf.agency).map(|agency| agency.system).unwrap_or_default();
+        let system = moves::serving(&batch.draft, &leaf.agency);
         let high = match numbers.get(&system) {
             Some(high) => *high,
             None => apply::mailbox(&batch.draft, &system).high,

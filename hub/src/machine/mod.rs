@@ -15,6 +15,8 @@
 //!      waiting, parked ── deadline ──────────────────▶ expired
 //! ```
 //!
+//! What waits or is parked goes along when another system serves its agency.
+//!
 //! An envelope whose recipients are all settled is erased after its time, and
 //! then forgotten; a purge settles what waits as returned, and erases at once.
 //!
@@ -29,6 +31,7 @@ mod delivery;
 mod directory;
 mod envelope;
 mod expand;
+mod moves;
 pub mod query;
 mod retention;
 pub mod tables;

@@ -15,7 +15,7 @@ use prost::Message;
 pub use super::tables::{DeliveryRow, EnvelopeRow, MailboxRow, Meta, PurgeRow, TokenRow, UploadRow};
 use super::{
     apply,
-    tables::{KeyRow, delivery_from, key, number, row},
+    tables::{KeyRow, delivery_from, ended, key, number, row},
 };
 use crate::{
     limits::{self, Millis},
@@ -231,6 +231,8 @@ pub fn may_see(read: &dyn Read, system: &SystemId, record: &Record) -> bool {
             _ => true,
         }),
         Event::LogOpened(_) => true,
+        Event::Moved(event) if event.system == id => true,
+        Event::MailboxSearched(event) => event.system == id,
         Event::FeedTrimmed(event) => event.system == id,
         Event::GrantsLapsed(event) => event.system == id,
         other => apply::delivery_of(other)
@@ -255,12 +257,13 @@ pub fn may_have_signed(read: &dyn Read, system: &SystemId, record: &Record) -> b
         }
 }
 
-/// Whether a system was given some delivery of an envelope.
+/// Whether a system was given some delivery of an envelope, and may still be.
 fn has_leased(read: &dyn Read, envelope_sequence: u64, system: &SystemId) -> bool {
     let mut first = 0;
     loop {
         let (visible, next) = track(read, envelope_sequence, first, limits::CONSIGN_MAX, Some(system));
-        if visible.iter().any(|one| one.delivery.leases > 0) {
+        let given = |row: &DeliveryRow| row.is_taken() && !is_withheld(read, row);
+        if visible.iter().any(|one| given(&one.delivery)) {
             return true;
         }
         if next == 0 {
@@ -268,6 +271,13 @@ fn has_leased(read: &dyn Read, envelope_sequence: u64, system: &SystemId) -> boo
         }
         first = next;
     }
+}
+
+/// Whether another system serves a delivery's agency now: what this one does
+/// not hold already it is not given any more.
+pub fn is_withheld(read: &dyn Read, row: &DeliveryRow) -> bool {
+    row.state() != DeliveryState::Acknowledged
+        && agency(read, &row.agency).is_none_or(|agency| agency.system != row.system)
 }
 
 /// Whether an envelope is visible to a system as a recipient.
@@ -287,14 +297,15 @@ pub fn oldest_unix_ms(read: &dyn Read, system: &SystemId) -> Option<Millis> {
     Some(delivery(read, &delivery_from(&value))?.consigned_unix_ms)
 }
 
-/// At most `max` settled numbers above one and up to `to`, in order.
+/// At most `max` numbers above one and up to `to` that have ended, in order:
+/// which delivery had it, how it ended there, and by which record.
 pub fn gone(
     read: &dyn Read,
     system: &SystemId,
     after: u64,
     to: u64,
     max: usize,
-) -> Vec<(u64, DeliveryId, Settlement)> {
+) -> Vec<(u64, DeliveryId, Settlement, u64)> {
     let mut found = Vec::new();
     let start = key::number(system.as_str(), after.saturating_add(1));
     let end = key::number(system.as_str(), to.saturating_add(1));
@@ -302,12 +313,30 @@ pub fn gone(
         if found.len() == max {
             return ControlFlow::Break(());
         }
-        if let Some(why) = value.get(12).and_then(|byte| Settlement::try_from(i32::from(*byte)).ok()) {
-            found.push((number(&key[key.len() - 8..]), delivery_from(value), why));
+        if let Some(why) = ended::how(value) {
+            let record = ended::record(value).unwrap_or_default();
+            found.push((number(&key[key.len() - 8..]), delivery_from(value), why, record));
         }
         ControlFlow::Continue(())
     });
+    for (_, id, _, record) in &mut found {
+        if *record == 0 {
+            *record = delivery(read, id).map_or(0, |row| row.since_sequence);
+        }
+    }
     found
+}
+
+/// Whether a delivery was in a system's mailbox once, and went with its agency.
+pub fn has_left(read: &dyn Read, id: &DeliveryId, row: &DeliveryRow, system: &SystemId) -> bool {
+    let left = |(left, _): &(String, u64)| left == system.as_str();
+    row.has_moved && row.system != system.as_str() && left_numbers(read, id).iter().any(left)
+}
+
+/// The mailboxes that a delivery has left, with its number in each.
+pub fn left_numbers(read: &dyn Read, id: &DeliveryId) -> Vec<(String, u64)> {
+    let left = suffixes(read, &key::moved_of(id), usize::MAX);
+    left.iter().map(|left| (text(&left[..left.len() - 9]).to_owned(), number(left))).collect()
 }
 
 /// At most `max` feed entries after one: number and record.

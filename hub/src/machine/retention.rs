@@ -9,7 +9,7 @@ use axis_proto::{
     id::{DeliveryId, Digest, SystemId},
     record::v1::{
         self as record, CargoKind, DocumentsCollected, Erased, ErasureCause, FeedTrimmed, Forgotten,
-        ForgottenRange, GrantsLapsed, PurgeConfirmed, PurgeRequested, Returned, record::Event,
+        ForgottenRange, GrantsLapsed, PurgeConfirmed, PurgeRequested, Returned, Settlement, record::Event,
     },
 };
 use bytes::Bytes;
@@ -21,9 +21,7 @@ use super::{
     command::Outcome,
     delivery::{find, timers},
     query,
-    tables::{
-        DeliveryRow, EnvelopeRow, PurgeRow, Timer, UploadRow, delivery_bytes, delivery_from, key, number, row,
-    },
+    tables::{DeliveryRow, EnvelopeRow, PurgeRow, Timer, UploadRow, delivery_from, ended, key, number, row},
 };
 use crate::{
     error::{Error, Refusal, Result},
@@ -306,17 +304,30 @@ fn forget_delivery(draft: &mut Draft<'_>, id: &DeliveryId) {
     let DeliveryRow { system, mailbox_sequence, .. } = &delivery;
     draft.delete(key::delivery(id));
     draft.delete(key::received(system, id));
-    let number = key::number(system, *mailbox_sequence);
-    if *mailbox_sequence <= mailbox(draft, system).floor {
+    let how = ended::forgotten(id, delivery.settlement(), delivery.since_sequence);
+    forget_number(draft, system, *mailbox_sequence, how);
+    if delivery.has_moved {
+        for (system, mailbox_sequence) in query::left_numbers(draft, id) {
+            draft.delete(key::moved(id, &system, mailbox_sequence));
+            let held = draft.get(&key::number(&system, mailbox_sequence)).unwrap_or_default();
+            let by = ended::record(&held).unwrap_or_default();
+            let how = ended::forgotten(id, Settlement::Moved, by);
+            forget_number(draft, &system, mailbox_sequence, how);
+        }
+    }
+}
+
+/// A number of a mailbox is forgotten; above the floor that remembers how it
+/// ended until it takes the number along.
+fn forget_number(draft: &mut Draft<'_>, system: &str, mailbox_sequence: u64, how: Vec<u8>) {
+    let number = key::number(system, mailbox_sequence);
+    if mailbox_sequence <= mailbox(draft, system).floor {
         draft.delete(number);
         edit_mailbox(draft, system, |mailbox| {
-            mailbox.forgotten_to = mailbox.forgotten_to.max(*mailbox_sequence);
+            mailbox.forgotten_to = mailbox.forgotten_to.max(mailbox_sequence);
         });
     } else {
-        // the floor will take it along
-        let mut gone = delivery_bytes(id).to_vec();
-        gone.extend([delivery.settlement() as u8, 0]);
-        draft.put(number, gone);
+        draft.put(number, how);
     }
 }
 

@@ -15,7 +15,7 @@ use prost::Message;
 use crate::state::Read;
 
 /// Raised with every change of a key or row.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// The one row about the whole.
 #[derive(Clone, PartialEq, Message)]
@@ -197,6 +197,12 @@ pub struct DeliveryRow {
     /// When it became visible.
     #[prost(uint64, tag = "13")]
     pub consigned_unix_ms: u64,
+    /// How many of its leases were to systems that it has left.
+    #[prost(uint32, tag = "14")]
+    pub leases_elsewhere: u32,
+    /// Whether it has left a mailbox.
+    #[prost(bool, tag = "15")]
+    pub has_moved: bool,
 }
 
 impl DeliveryRow {
@@ -220,6 +226,22 @@ impl DeliveryRow {
     pub fn is_settled(&self) -> bool {
         self.settlement() != Settlement::Unspecified
     }
+
+    /// Whether its system was ever given it.
+    pub fn is_taken(&self) -> bool {
+        self.leases > self.leases_elsewhere
+    }
+}
+
+/// How far a mailbox is looked through for what must move.
+#[derive(Clone, PartialEq, Message)]
+pub struct SearchRow {
+    /// The next number.
+    #[prost(uint64, tag = "1")]
+    pub next: u64,
+    /// The last one.
+    #[prost(uint64, tag = "2")]
+    pub to: u64,
 }
 
 /// A system's counters.
@@ -358,6 +380,57 @@ impl Timer {
     }
 }
 
+/// A mailbox number's value once it has ended there: the delivery (12), how
+/// (1), and where the delivery's row does not say it the record (8); a 0 behind
+/// that once it is forgotten above the floor.
+pub mod ended {
+    use super::{DeliveryId, Settlement, delivery_bytes, number};
+
+    /// Whether a number has ended.
+    pub fn is(value: &[u8]) -> bool {
+        value.len() > 12
+    }
+
+    /// Whether the delivery that had it is forgotten, or has been since it
+    /// left.
+    pub fn is_forgotten(value: &[u8]) -> bool {
+        value.len() > 21
+    }
+
+    /// How it ended.
+    pub fn how(value: &[u8]) -> Option<Settlement> {
+        value.get(12).and_then(|byte| Settlement::try_from(i32::from(*byte)).ok())
+    }
+
+    /// By which record, if it says so.
+    pub fn record(value: &[u8]) -> Option<u64> {
+        value.get(13..21).map(number)
+    }
+
+    /// It ended as its delivery's row says.
+    pub fn settled(id: &DeliveryId, how: Settlement) -> Vec<u8> {
+        let mut value = delivery_bytes(id).to_vec();
+        value.push(how as u8);
+        value
+    }
+
+    /// It ended by a record.
+    pub fn by(id: &DeliveryId, how: Settlement, record: u64) -> Vec<u8> {
+        let mut value = settled(id, how);
+        value.extend(record.to_be_bytes());
+        value
+    }
+
+    /// It ended by a record, and its delivery is forgotten.
+    pub fn forgotten(id: &DeliveryId, how: Settlement, record: u64) -> Vec<u8> {
+        let mut value = by(id, how, record);
+        value.push(0);
+        value
+    }
+
+    const _: () = assert!(Settlement::Moved as i32 <= u8::MAX as i32);
+}
+
 /// Makes keys.
 pub mod key {
     use super::{DeliveryId, Digest, Timer, delivery_bytes};
@@ -445,10 +518,22 @@ pub mod key {
     pub fn backing_offs(system: &str) -> Key {
         join(b'b', &[system.as_bytes(), &[0]])
     }
-    /// → delivery id (12), once settled its Settlement (1), and once that is
-    /// forgotten above the floor, a 0
+    /// → delivery id (12); see [`super::ended`] for what follows once it has
+    /// ended
     pub fn number(system: &str, mailbox_sequence: u64) -> Key {
         join(b'n', &[system.as_bytes(), &[0], &mailbox_sequence.to_be_bytes()])
+    }
+    /// → nothing: a number that a delivery has left
+    pub fn moved(id: &DeliveryId, system: &str, mailbox_sequence: u64) -> Key {
+        join(b'D', &[&delivery_bytes(id), system.as_bytes(), &[0], &mailbox_sequence.to_be_bytes()])
+    }
+    /// All numbers that a delivery has left.
+    pub fn moved_of(id: &DeliveryId) -> Key {
+        join(b'D', &[&delivery_bytes(id)])
+    }
+    /// → SearchRow
+    pub fn search(system: &str) -> Key {
+        join(b'S', &[system.as_bytes()])
     }
     /// → nothing: parked, by system
     pub fn parked(system: &str, id: &DeliveryId) -> Key {

@@ -27,6 +27,7 @@ use crate::{
     state::{Draft, Read, State, memory::MemoryState, read_once},
 };
 
+mod moves;
 mod retention;
 
 const START: u64 = 1_790_000_000_000;
@@ -526,7 +527,7 @@ fn a_deadline_warns_then_expires_but_never_during_a_lease() {
     world.tick(2 * MINUTE_MS);
     assert_eq!(world.state_of(first), DeliveryState::Expired);
     let gone = world.read(|read| query::gone(read, &system("tayninh"), 0, 10, 10));
-    assert_eq!(gone, vec![(1, second, Settlement::Expired)]);
+    assert_eq!(gone, vec![(1, second, Settlement::Expired, world.delivery(second).since_sequence)]);
     assert_eq!(world.tick(DAY_MS), 0, "nothing is left to do");
     world.end();
 }

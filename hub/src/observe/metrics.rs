@@ -36,6 +36,7 @@ struct Inner {
     submissions: Family<SubmissionLabels, Counter>,
     leases: Counter,
     parked: Counter,
+    moved: Counter,
     settlements: Family<SettlementLabels, Counter>,
     refusals: Family<ReasonLabels, Counter>,
     faults: Counter,
@@ -220,6 +221,7 @@ impl Metrics {
             submissions: Family::default(),
             leases: Counter::default(),
             parked: Counter::default(),
+            moved: Counter::default(),
             settlements: Family::default(),
             refusals: Family::default(),
             faults: Counter::default(),
@@ -260,6 +262,11 @@ impl Metrics {
     /// A delivery ran out of attempts.
     pub fn parked(&self) {
         self.0.parked.inc();
+    }
+
+    /// A delivery went to the system that serves its agency now.
+    pub fn moved(&self) {
+        self.0.moved.inc();
     }
 
     /// A delivery ended.
@@ -360,6 +367,7 @@ impl Inner {
         r.register("submissions", "Submissions that were answered", self.submissions.clone());
         r.register("leases", "Deliveries that were given to a recipient's system", self.leases.clone());
         r.register("parked", "Deliveries that ran out of attempts", self.parked.clone());
+        r.register("moved", "Deliveries that went to another system with their agency", self.moved.clone());
         r.register("settlements", "Deliveries that ended", self.settlements.clone());
         r.register("refusals", "Calls that were refused", self.refusals.clone());
         r.register("faults", "Calls that the hub itself failed", self.faults.clone());

@@ -45,6 +45,7 @@ fn count(metrics: &Metrics, event: Option<Event>) {
     let settlement = match event {
         Some(Event::Leased(_)) => return metrics.leased(1),
         Some(Event::Parked(_)) => return metrics.parked(),
+        Some(Event::Moved(_)) => return metrics.moved(),
         Some(Event::Acknowledged(_)) => Settlement::Acknowledged,
         Some(Event::Rejected(_)) => Settlement::Rejected,
         Some(Event::Expired(_)) => Settlement::Expired,

@@ -60,6 +60,10 @@ pub fn describe(record: &Record) -> (&'static str, Vec<(&'static str, Value)>) {
             let before = lower(Settlement::try_from(it.settlement).map_or("", |it| it.as_str_name()));
             with("late_accepted", &it.delivery, vec![("settled_as", json!(before))])
         }
+        Event::Moved(it) => with("moved", &it.delivery, vec![("to", json!(it.system))]),
+        Event::MailboxSearched(it) => {
+            ("mailbox_searched", vec![("system", json!(it.system)), ("up_to", json!(it.up_to))])
+        }
         Event::Uploaded(it) => {
             ("uploaded", vec![("sha256", json!(hex(&it.sha256))), ("size", json!(it.size))])
         }

@@ -48,23 +48,28 @@ impl World {
     }
 
     /// What the checker says of the entries with one more event.
-    fn violations_with(mut self, event: Event) -> Vec<String> {
+    pub(super) fn violations_with(&self, event: Event) -> Vec<String> {
         let sequence = self.entries.len() as u64;
         let record = Record { sequence, recorded_unix_ms: self.now, event: Some(event), ..Record::default() };
         let record = Bytes::from(record.encode_to_vec());
-        self.entries.push(Entry { sequence, salt: [0; 16], record, cargo: Vec::new() });
-        self.violations()
+        let mut entries = self.entries.clone();
+        entries.push(Entry { sequence, salt: [0; 16], record, cargo: Vec::new() });
+        violations(&entries)
     }
 
     fn violations(&self) -> Vec<String> {
-        let mut checker = Checker::new(None);
-        let leaf = |entry: &Entry| axis_proto::tree::record_leaf(&entry.salt, &entry.record);
-        let leaves: Vec<[u8; 32]> = self.entries.iter().map(leaf).collect();
-        let root = axis_proto::tree::root_of(&leaves);
-        let commit = Commit { size: leaves.len() as u64, root, checkpoint: String::new() };
-        checker.batch(&journal::Batch { entries: self.entries.clone(), commit });
-        checker.finish(0).1.into_iter().map(|violation| violation.what).collect()
+        violations(&self.entries)
     }
+}
+
+fn violations(entries: &[Entry]) -> Vec<String> {
+    let mut checker = Checker::new(None);
+    let leaf = |entry: &Entry| axis_proto::tree::record_leaf(&entry.salt, &entry.record);
+    let leaves: Vec<[u8; 32]> = entries.iter().map(leaf).collect();
+    let root = axis_proto::tree::root_of(&leaves);
+    let commit = Commit { size: leaves.len() as u64, root, checkpoint: String::new() };
+    checker.batch(&journal::Batch { entries: entries.to_vec(), commit });
+    checker.finish(0).1.into_iter().map(|violation| violation.what).collect()
 }
 
 fn digest_of(world: &World, id: DeliveryId) -> Bytes {

@@ -136,8 +136,8 @@ fn account_from(row: &MailboxRow, accounted_to: u64, field: &str) -> Result<u64>
     }
 }
 
-fn gone((mailbox_sequence, id, why): (u64, DeliveryId, Settlement)) -> Gone {
-    Gone { mailbox_sequence, delivery_id: id.to_string(), why: why.into() }
+fn gone((mailbox_sequence, id, why, record_sequence): (u64, DeliveryId, Settlement, u64)) -> Gone {
+    Gone { mailbox_sequence, delivery_id: id.to_string(), why: why.into(), record_sequence }
 }
 
 fn progress(row: &MailboxRow) -> MailboxProgress {
