@@ -107,13 +107,16 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     }
 }
 
-/// Room on a disk, in bytes.
+/// Room on a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Space {
-    /// What we may still fill.
+    /// Bytes that we may still fill.
     pub free_bytes: u64,
-    /// All of it.
+    /// All of them.
     pub total_bytes: u64,
+    /// Files that we may still make; the highest number if the file system
+    /// does not count them.
+    pub free_files: u64,
 }
 
 /// The machine's disk.
@@ -200,7 +203,8 @@ impl Disk for RealDisk {
     fn space(&self, path: &Path) -> io::Result<Space> {
         let stat = rustix::fs::statvfs(path).map_err(|e| at(path, e.into()))?;
         let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
-        Ok(Space { free_bytes: bytes(stat.f_bavail), total_bytes: bytes(stat.f_blocks) })
+        let free_files = if stat.f_files == 0 { u64::MAX } else { stat.f_favail };
+        Ok(Space { free_bytes: bytes(stat.f_bavail), total_bytes: bytes(stat.f_blocks), free_files })
     }
 }
 

@@ -192,6 +192,14 @@ pub const SNAPSHOT_RECORDS: u64 = 1_000_000;
 /// Free bytes that submissions and uploads leave, beside what a snapshot of
 /// the state takes: a million deliveries and their answers.
 pub const DISK_LOW_BYTES: u64 = 512 * 1024 * 1024;
+/// What a document takes on the disk is counted in blocks of so many bytes, one
+/// at least: those of ext4 and XFS, and the inode of a small one beside it.
+pub const DISK_BLOCK_BYTES: u64 = 4_096;
+/// Free files (inodes) that new documents leave, beside those that they take:
+/// for segments, snapshots, the state's files and backups, a few hundred a day.
+pub const DISK_LOW_FILES: u64 = 10_000;
+/// Files that one upload makes at most: the document and its mark.
+pub const UPLOAD_FILES: u64 = 2;
 /// Free bytes that a snapshot leaves of them, for records.
 pub const DISK_LOW_SNAPSHOT_BYTES: u64 = 256 * 1024 * 1024;
 /// Free bytes below which sled is not written, which would be of no use after

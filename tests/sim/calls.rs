@@ -106,7 +106,7 @@ impl Call {
         if known {
             return Ok(true);
         }
-        self.hub.committer.take_room(0)?;
+        self.hub.committer.take_upload_room(size)?;
         let mut upload = self.hub.vault.begin(&system, &sha256, size)?;
         // what is found to stand may be less than what was said, if the disk
         // failed; from here on it is said anew

@@ -109,7 +109,20 @@ impl Committer {
     /// # Errors
     /// `DISK_FULL` while the disk is nearly full.
     pub fn take_room(&self, bytes: usize) -> Result<()> {
-        if self.room.as_ref().is_some_and(|room| !room.take(bytes as u64)) {
+        self.room_or_full(|room| room.take(bytes as u64))
+    }
+
+    /// Takes room for what an upload of so many bytes takes beside them: what
+    /// is left of its last block, and its files.
+    ///
+    /// # Errors
+    /// As [`Self::take_room`].
+    pub fn take_upload_room(&self, size: u64) -> Result<()> {
+        self.room_or_full(|room| room.take_upload(size))
+    }
+
+    fn room_or_full(&self, take: impl FnOnce(&DiskRoom) -> bool) -> Result<()> {
+        if self.room.as_ref().is_some_and(|room| !take(room)) {
             return Err(Refusal::new(Reason::DiskFull).retry_after_ms(DISK_RETRY_MS).into());
         }
         Ok(())

@@ -41,6 +41,7 @@ struct World {
     next_sync_fails: bool,
     /// What [`Disk::space`] says, if not plenty.
     free_bytes: Option<u64>,
+    free_files: Option<u64>,
     /// How many bytes all files together may have.
     capacity_bytes: Option<u64>,
     faults: Option<Faults>,
@@ -178,6 +179,11 @@ impl MemoryDisk {
     /// How much room there is from now on, by what it says.
     pub fn set_free_bytes(&self, free_bytes: u64) {
         self.world().free_bytes = Some(free_bytes);
+    }
+
+    /// How many files may still be made from now on, by what it says.
+    pub fn set_free_files(&self, free_files: u64) {
+        self.world().free_files = Some(free_files);
     }
 
     /// How many bytes all files together may have from now on; `None`: any.
@@ -547,8 +553,10 @@ impl Disk for MemoryDisk {
     }
 
     fn space(&self, _path: &Path) -> io::Result<Space> {
-        let free_bytes = self.world().free_bytes.unwrap_or(1 << 40);
-        Ok(Space { free_bytes, total_bytes: 1 << 41 })
+        let world = self.world();
+        let free_bytes = world.free_bytes.unwrap_or(1 << 40);
+        let free_files = world.free_files.unwrap_or(u64::MAX);
+        Ok(Space { free_bytes, total_bytes: 1 << 41, free_files })
     }
 }
 

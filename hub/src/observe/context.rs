@@ -194,7 +194,7 @@ impl ObserveContext {
 
     /// A disk that does not tell is taken for a full one.
     fn space(&self) -> Space {
-        self.disk.space(&self.data_dir).unwrap_or(Space { free_bytes: 0, total_bytes: 0 })
+        self.disk.space(&self.data_dir).unwrap_or(Space { free_bytes: 0, total_bytes: 0, free_files: 0 })
     }
 
     fn read<T>(&self, look: impl FnOnce(&dyn Read) -> T) -> T {

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     admit::Ground,
     authenticate::{Caller, authenticate},
+    disk_room,
     error::{Error, Refusal, Result},
     limits,
     machine::{Outcome, query},
@@ -98,6 +99,13 @@ impl Call {
     /// Whether it may bring so many more bytes.
     pub(super) fn spend_bytes(&self, bytes: usize) -> Result<()> {
         let cost = Cost { records: 0, bytes: bytes as u64 };
+        self.context.quota.spend(self.system(), Lane::Ordinary, cost)
+    }
+
+    /// Whether it may bring a document to its end: a record, and what the
+    /// document takes on the disk beside its bytes.
+    pub(super) fn spend_upload(&self, size: u64) -> Result<()> {
+        let cost = Cost { records: 1, bytes: disk_room::beside(size) };
         self.context.quota.spend(self.system(), Lane::Ordinary, cost)
     }
 

@@ -1,4 +1,4 @@
-//! What a system may cause in a day: records and bytes, by an allowance that
+//! What a system may cause in a day: records, checks and bytes, by an allowance that
 //! fills again all the time. In memory only: a restart fills it. Never stands
 //! before an acknowledgement or a rejection.
 
@@ -45,7 +45,8 @@ pub enum Lane {
 pub struct Cost {
     /// Records, or deliveries, each of which becomes some.
     pub records: u64,
-    /// Bytes of envelopes and documents.
+    /// Bytes of envelopes and documents, those that were uploaded in whole
+    /// blocks of the disk.
     pub bytes: u64,
 }
 

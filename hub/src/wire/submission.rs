@@ -243,6 +243,11 @@ async fn check(call: &Call, looking: &Turns, message: CheckRequest) -> Result<Ch
 async fn check_whole(call: &Call, looking: &Turns, message: CheckRequest) -> Result<CheckResponse> {
     let message = sized(SubmitRequest { sealed_envelope: message.sealed_envelope, documents: Vec::new() })?;
     let admitted = prepare(call, message).await?;
+    if !is_known(call, &admitted) {
+        // as much work as a submission, and paid like a record that it is not
+        let lane = Lane::of(admitted.envelope.priority());
+        call.context.quota.spend(call.system(), lane, Cost { records: 1, bytes: 0 })?;
+    }
     let admitted = look_ahead(call, looking, admitted).await?;
     call.blocking(move |context| {
         let now_ms = context.now_ms();

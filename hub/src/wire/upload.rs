@@ -50,7 +50,7 @@ pub(super) async fn receive(call: &Call, mut inbound: Streaming<UploadRequest>) 
     if let Some(pinned_until_unix_ms) = complete(call, &sha256, size) {
         return Ok(UploadResponse { committed_bytes: size, complete: true, pinned_until_unix_ms });
     }
-    call.context.committer.take_room(0)?;
+    call.context.committer.take_upload_room(size)?;
     let system = call.system().clone();
     if let Some(given_up) = call.context.vault.ask_for(&system, &sha256) {
         // a link that broke without a word: its stream here still waits
@@ -100,6 +100,12 @@ pub(super) async fn receive(call: &Call, mut inbound: Streaming<UploadRequest>) 
         && more?.is_some()
     {
         return Err(Error::invalid("chunk", Reason::SizeMismatch, format!("more than {size} bytes")));
+    }
+    // its record, and the blocks that it takes beside its bytes; who cannot pay
+    // today has brought it all the same
+    if let Err(refused) = call.spend_upload(size) {
+        call.blocking(move |_| kept(upload)).await?;
+        return Err(refused);
     }
     finish(call, upload, sha256, size).await
 }
