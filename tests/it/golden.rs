@@ -282,7 +282,9 @@ async fn make() -> anyhow::Result<()> {
         remark: "gửi nhầm".into(),
     };
     admin.request_purge(request).await?;
-    let agree = Command::ConfirmPurge { envelope_sequence: spilt.sequence, operator: "local:bình".into() };
+    let asked = context.read(|read| query::purge(read, spilt.sequence)).context("asked for")?.requested_by;
+    let (how, _) = asked.split_once(':').context("a name")?;
+    let agree = Command::ConfirmPurge { envelope_sequence: spilt.sequence, operator: format!("{how}:bình") };
     context.committer.commit(agree).await?;
 
     context.committer.commit(Command::ConfirmClock { operator: "local:an".into() }).await?;

@@ -5,7 +5,12 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use axis_client::{Error, Evidence, Received};
-use axis_hub::{disk::RealDisk, fsck::Checker, journal::segments, machine::Command};
+use axis_hub::{
+    disk::RealDisk,
+    fsck::Checker,
+    journal::segments,
+    machine::{Command, query},
+};
 use axis_proto::{
     admin::v1::{ConfirmPurgeRequest, ListSystemsRequest, RequestPurgeRequest, RevokeSigningKeyRequest},
     envelope::v1::{Acknowledgement, RejectionReason},
@@ -139,7 +144,9 @@ async fn what_is_purged_is_given_to_nobody_and_kept_by_who_has_it() -> anyhow::R
         .request_purge(RequestPurgeRequest { sender: sender.clone(), envelope_id: id.clone(), remark })
         .await?;
     assert!(!ask(true).await?.sealed.is_empty(), "one person alone changes nothing");
-    let agree = Command::ConfirmPurge { envelope_sequence: accepted, operator: "local:bình".into() };
+    let asked = hub.hub().context().read(|read| query::purge(read, accepted)).context("asked for")?;
+    let (how, _) = asked.requested_by.split_once(':').context("a name")?;
+    let agree = Command::ConfirmPurge { envelope_sequence: accepted, operator: format!("{how}:bình") };
     hub.hub().context().committer.commit(agree).await?;
     assert_eq!(ask(true).await?, plain, "before a byte has left");
     admin.confirm_purge(ConfirmPurgeRequest { sender, envelope_id: id }).await?;

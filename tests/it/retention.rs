@@ -255,7 +255,9 @@ async fn a_spill_is_purged_by_two_people_and_leaves_no_byte() -> anyhow::Result<
 
     // another one does; whoever repeats it hears what is left to do
     let (sequence, context) = (spilt.sequence, hub.hub().context().clone());
-    let agree = Command::ConfirmPurge { envelope_sequence: sequence, operator: "local:bình".into() };
+    let asked = context.read(|read| query::purge(read, sequence)).context("it was asked for")?.requested_by;
+    let (how, _) = asked.split_once(':').context("a name")?;
+    let agree = Command::ConfirmPurge { envelope_sequence: sequence, operator: format!("{how}:bình") };
     context.committer.commit(agree).await?;
     let report = admin.confirm_purge(confirm.clone()).await?.into_inner();
     assert_eq!((report.returned_count, report.taken_count), (1, 1));
@@ -384,6 +386,9 @@ async fn a_broadcast_is_purged_by_two_commands_although_the_hub_is_killed_meanwh
     assert!(asked.status.success(), "{}", words_of(&asked));
     let same = run(4_001, purge("confirm"))?;
     assert!(!same.status.success() && words_of(&same).contains("SECOND_OPERATOR"), "{}", words_of(&same));
+    // nor whoever calls without a login, by the account alone
+    let nobody = run(u32::MAX, purge("confirm"))?;
+    assert!(words_of(&nobody).contains("SECOND_OPERATOR"), "{}", words_of(&nobody));
     assert!(holds(&data, b"LO-MAT-TRICH-YEU")?);
 
     // killed at any moment; whoever types the same again goes on with what is left

@@ -43,7 +43,7 @@ pub use decide::decide;
 pub use delivery::{due_consignments, is_due};
 pub use envelope::{Expansion, check};
 pub use expand::{Ahead, Expanding, is_wide};
-pub use retention::{envelope_of, erasable, is_forgotten_by, lapsed_grants, purges_under_way};
+pub use retention::{ACCOUNT, envelope_of, erasable, is_forgotten_by, lapsed_grants, purges_under_way};
 
 /// The layout of keys and rows; another number rebuilds the state.
 pub const LAYOUT_VERSION: u32 = tables::LAYOUT_VERSION;

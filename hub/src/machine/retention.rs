@@ -106,6 +106,25 @@ pub(super) fn request_purge(
     Ok(recorded(batch.record(event, &[], remark_cargo(remark)?)?))
 }
 
+/// Begins the name of an operator of whom nobody knows who logged in: then it
+/// names the account, which several people may share.
+pub const ACCOUNT: &str = "account:";
+
+/// Why two operators may be one person; `None` if they are two. A login and an
+/// account may be one, for who logs in may use the account too, as two logins
+/// or two accounts are not.
+fn maybe_one(asked: &str, agrees: &str) -> Option<String> {
+    if asked == agrees {
+        return Some(format!("{agrees} asked for it"));
+    }
+    (asked.starts_with(ACCOUNT) != agrees.starts_with(ACCOUNT)).then(|| {
+        format!(
+            "{asked} asked and {agrees} agrees: one of them did not log in, so they may be one person; \
+             let both do it from a login of their own"
+        )
+    })
+}
+
 /// Another operator agrees: from here on it is not handed out.
 pub(super) fn confirm_purge(batch: &mut Batch<'_>, sequence: u64, operator: &str) -> Result<Outcome> {
     let envelope = known(&batch.draft, sequence)?;
@@ -120,10 +139,9 @@ pub(super) fn confirm_purge(batch: &mut Batch<'_>, sequence: u64, operator: &str
     if batch.recorded >= purge.lapses_unix_ms {
         return refused(Reason::PurgeNotRequested);
     }
-    if purge.requested_by == operator {
-        return Err(Refusal::new(Reason::SecondOperator)
-            .at("operator", Reason::SecondOperator, format!("{operator} asked for it"))
-            .into());
+    if let Some(why) = maybe_one(&purge.requested_by, operator) {
+        let refusal = Refusal::new(Reason::SecondOperator).at("operator", Reason::SecondOperator, why);
+        return Err(refusal.into());
     }
     let event = Event::PurgeConfirmed(PurgeConfirmed {
         envelope_sequence: sequence,

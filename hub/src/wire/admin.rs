@@ -1,5 +1,6 @@
 //! What operators do, over a Unix socket that only the hub's user can open.
-//! Each change carries the name of the local user who made it.
+//! Each change carries the name of the user who logged in and made it, or of
+//! the account by which it was made.
 
 use std::sync::Arc;
 
@@ -28,7 +29,7 @@ use super::{Context, status, track};
 use crate::{
     error::{Error, Result},
     identity, limits,
-    machine::{Command, Outcome, query},
+    machine::{ACCOUNT, Command, Outcome, query},
 };
 
 /// The service of the operators' socket.
@@ -383,14 +384,19 @@ impl Admin {
 }
 
 /// Who is at the other end of the socket: `local:` and the name of the user
-/// who logged in, also where `sudo` made another of it, or that of the user
-/// who calls if the system does not say; its number if it has no name.
+/// who logged in, also where `sudo` made another of it; or, if the system does
+/// not say, `account:` and that of the user who calls, whom several people may
+/// be. Its number if it has no name.
 fn operator<T>(request: &Request<T>) -> String {
     let peer = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
-    let Some(peer) = peer else { return "local:unknown".to_owned() };
+    let Some(peer) = peer else { return format!("{ACCOUNT}unknown") };
     let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let uid = peer.pid().and_then(login_of).unwrap_or(peer.uid());
-    format!("local:{}", user_name(&users, uid).unwrap_or_else(|| uid.to_string()))
+    named(&users, peer.pid().and_then(login_of), peer.uid())
+}
+
+fn named(users: &str, login: Option<u32>, caller: u32) -> String {
+    let (how, uid) = login.map_or((ACCOUNT, caller), |login| ("local:", login));
+    format!("{how}{}", user_name(users, uid).unwrap_or_else(|| uid.to_string()))
 }
 
 /// Who logged in, as the kernel remembers it; `None` for what nobody logged
@@ -403,7 +409,7 @@ fn login_of(pid: i32) -> Option<u32> {
 fn user_name(users: &str, uid: u32) -> Option<String> {
     let line = users.lines().find(|line| line.split(':').nth(2) == Some(uid.to_string().as_str()))?;
     let name = line.split(':').next().filter(|name| !name.is_empty())?;
-    let mut end = name.len().min(limits::OPERATOR_BYTES_MAX - "local:".len());
+    let mut end = name.len().min(limits::OPERATOR_BYTES_MAX - ACCOUNT.len());
     while !name.is_char_boundary(end) {
         end -= 1;
     }
@@ -444,7 +450,13 @@ mod tests {
         assert_eq!(user_name(users, 990).as_deref(), Some("axis"));
         assert_eq!(user_name(users, 99), None);
         let long = format!("{}:x:5:5::/:/bin/sh", "ễ".repeat(200));
-        assert_eq!(user_name(&long, 5).unwrap(), "ễ".repeat(19));
+        assert_eq!(user_name(&long, 5).unwrap(), "ễ".repeat(18));
+        assert!(named(&long, None, 5).len() <= limits::OPERATOR_BYTES_MAX);
+        // who did not log in is not taken for somebody who did
+        assert_eq!(named(users, Some(0), 990), "local:root");
+        assert_eq!(named(users, Some(1_000), 990), "local:1000");
+        assert_eq!(named(users, None, 990), "account:axis");
+        assert_eq!(named(users, None, 77), "account:77");
     }
 
     #[test]

@@ -209,7 +209,9 @@ impl Checker {
         let Some(purge) = envelope.and_then(|envelope| envelope.purge.as_mut()) else {
             return Some("a purge that nobody asked for".into());
         };
+        let by_account = |operator: &str| operator.starts_with("account:");
         let wrong = purge.requested_by == event.operator
+            || by_account(&purge.requested_by) != by_account(&event.operator)
             || event.operator.is_empty()
             || !purge.confirmed_by.is_empty()
             || purge.requested_sequence != event.requested_sequence

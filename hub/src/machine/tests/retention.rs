@@ -1,6 +1,8 @@
 //! How things leave: situations with retention and purges.
 
-use axis_proto::record::v1::{CargoKind, Erased, ErasureCause, FeedTrimmed, Forgotten, ForgottenRange};
+use axis_proto::record::v1::{
+    CargoKind, Erased, ErasureCause, FeedTrimmed, Forgotten, ForgottenRange, PurgeConfirmed,
+};
 
 use super::*;
 use crate::machine::{erasable, lapsed_grants, purges_under_way};
@@ -74,6 +76,42 @@ fn violations(entries: &[Entry]) -> Vec<String> {
 
 fn digest_of(world: &World, id: DeliveryId) -> Bytes {
     Bytes::from(world.row(id).expect("a row").envelope_digest)
+}
+
+#[test]
+fn one_person_is_not_two_by_an_account() {
+    for (asks, agrees, are_two) in [
+        ("local:an", "local:bình", true),
+        ("local:an", "local:an", false),
+        ("local:an", "account:axis", false),
+        ("account:axis", "local:an", false),
+        ("account:axis", "account:axis", false),
+        ("account:axis", "account:root", true),
+    ] {
+        let mut world = World::new();
+        let sequence = world.send(&["G18"]).envelope_sequence;
+        let [asks, operator] = [asks, agrees].map(str::to_owned);
+        let remark = "lộ bí mật".to_owned();
+        world.ok(Command::RequestPurge { envelope_sequence: sequence, operator: asks, remark });
+        let agree = Command::ConfirmPurge { envelope_sequence: sequence, operator: operator.clone() };
+        if are_two {
+            world.ok(agree);
+        } else {
+            assert_eq!(world.refused(agree), Reason::SecondOperator);
+            let confirmed = Event::PurgeConfirmed(PurgeConfirmed {
+                envelope_sequence: sequence,
+                envelope_digest: digest_of(
+                    &world,
+                    DeliveryId { envelope_sequence: sequence, recipient_index: 0 },
+                ),
+                requested_sequence: world.entries.len() as u64 - 1,
+                operator,
+            });
+            let found = world.violations_with(confirmed);
+            assert!(found.iter().any(|what| what.contains("cannot be agreed to")), "{found:?}");
+        }
+        world.end();
+    }
 }
 
 #[test]
