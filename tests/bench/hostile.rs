@@ -49,12 +49,13 @@ pub struct Args {
 /// to stop; counts what it got done.
 type Attack = fn(Arc<Target>) -> JoinSet<()>;
 
-const ATTACKS: [(&str, Attack); 6] = [
+const ATTACKS: [(&str, Attack); 7] = [
     ("nobody else", |_| JoinSet::new()),
     ("300 handshakes that never end", loris),
     ("a flood of frames that are refused", frames),
     ("32 messages of 2 MiB that never end", endless),
     ("16 streams whose answers nobody reads", unread),
+    ("16 streams whose deliveries nobody acknowledges", unacknowledged),
     ("a flood of true submissions, 128 at once", flood),
 ];
 
@@ -307,6 +308,44 @@ fn unread(target: Arc<Target>) -> JoinSet<()> {
                 while target.goes_on() && say.send(request()).await.is_ok() {}
                 drop(stream);
             }
+        });
+    }
+    tasks
+}
+
+/// Letters to itself, taken as fast as they come and never acknowledged, with
+/// the shortest lease that there is.
+fn unacknowledged(target: Arc<Target>) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    for _ in 0..16 {
+        let target = target.clone();
+        tasks.spawn(async move {
+            let Ok(raw) = Raw::at(&target.home, "H99").await else { return };
+            let sending = async {
+                while target.goes_on() {
+                    let file = Bytes::from_static(b"Kinh gui");
+                    let sealed_envelope = Some(raw.seal(&raw.envelope("H99", &file)));
+                    let request = SubmitRequest { sealed_envelope, documents: vec![file] };
+                    let _refused = raw.submission().submit(request).await;
+                }
+            };
+            let taking = async {
+                while target.goes_on() {
+                    let (say, said) = mpsc::channel(8);
+                    let lease_duration_ms = limits::LEASE_MIN_MS;
+                    let start = ReceiveStart { credit: 64, lease_duration_ms, ..Default::default() };
+                    if say.send(ReceiveRequest { part: Some(Say::Start(start)) }).await.is_err() {
+                        continue;
+                    }
+                    let Ok(heard) = raw.mailbox().receive(ReceiverStream::new(said)).await else { continue };
+                    let mut heard = heard.into_inner();
+                    while target.goes_on() && heard.message().await.is_ok_and(|heard| heard.is_some()) {
+                        let more = Say::Credit(Credit { deliveries: 1 });
+                        let _full = say.try_send(ReceiveRequest { part: Some(more) });
+                    }
+                }
+            };
+            tokio::join!(sending, taking);
         });
     }
     tasks
