@@ -518,6 +518,8 @@ impl Checker {
                 }
                 self.directory_version = event.directory_version;
                 self.keys.extend(keys_in(event));
+                // what was released before the change was right before it
+                self.released_where_served(Some(at));
                 self.agencies_changed(event);
             }
             Some(

@@ -10,7 +10,8 @@
 //! `active` becomes `flushing` when the interval is over or many keys wait.
 //! What is in `flushing` covers sled until all of it is written, so readers
 //! never see half of a write; a key that came and went between two flushes
-//! never reaches sled. sled holds the pairs in [`blocks`].
+//! never reaches sled. sled holds the pairs in
+//! blocks (`blocks.rs`).
 
 mod blocks;
 mod gaps;

@@ -1,5 +1,5 @@
 //! One sled database with its marker: the only file that names the crate. What
-//! is a key to sled is one of our [`blocks`], but for the marker's.
+//! is a key to sled is one of our blocks, but for the marker's.
 //!
 //! What sled 0.34.7 cannot be trusted with, and what is done about it:
 //! * `flush_async` deadlocks: never called. No flusher thread either
