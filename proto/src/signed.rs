@@ -3,7 +3,10 @@
 //! record of the directory names.
 //!
 //! That a key was within its time is the record's word alone: a record's stamp
-//! never goes back, the hub's clock may.
+//! never goes back, the hub's clock may. So is that no later record revoked a
+//! key before it signed: [`verify_proven`] goes by the records it is given, and
+//! only one who reads the whole log (`axis-hub fsck`) can say that none is
+//! missing.
 
 use bytes::Bytes;
 use prost::Message as _;

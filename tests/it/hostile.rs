@@ -22,8 +22,9 @@ use axis_proto::{
     },
     hub::v1::{
         AcknowledgeRequest, CheckRequest, Credit, GetInfoRequest, Reason, ReceiveRequest, ReceiveStart,
-        SubmitRequest, SubmitStreamRequest, UploadRequest, UploadStart, hub_service_client::HubServiceClient,
-        receive_request::Part as Say, receive_response::Part as Heard, upload_request::Part,
+        SubmitRequest, SubmitStreamRequest, UploadRequest, UploadResponse, UploadStart,
+        hub_service_client::HubServiceClient, receive_request::Part as Say, receive_response::Part as Heard,
+        upload_request::Part,
     },
     id::Digest,
     key::SigningKey,
@@ -631,36 +632,37 @@ async fn a_days_allowance_ends_and_answers_go_on() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Uploads a document of four bytes, one for each number.
+async fn upload_small(raw: &Raw, number: u32) -> Result<UploadResponse, tonic::Status> {
+    let bytes = Bytes::copy_from_slice(&number.to_be_bytes());
+    let start = UploadStart {
+        sha256: Bytes::copy_from_slice(Digest::of(&bytes).as_bytes()),
+        size: bytes.len() as u64,
+        offset: 0,
+    };
+    let parts = [Part::Start(start), Part::Chunk(bytes)].map(|part| UploadRequest { part: Some(part) });
+    Ok(raw.submission().upload(futures_util::stream::iter(parts)).await?.into_inner())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn small_documents_and_checks_are_paid_too() -> anyhow::Result<()> {
     let situation = Situation::new(|config| config.quota.records_per_day = 6).await?;
     let raw = Raw::at(situation.hostile.home(), "H53").await?;
-    let upload = async |place: u32| {
-        let bytes = Bytes::copy_from_slice(&place.to_be_bytes());
-        let start = UploadStart {
-            sha256: Bytes::copy_from_slice(Digest::of(&bytes).as_bytes()),
-            size: bytes.len() as u64,
-            offset: 0,
-        };
-        let parts = [Part::Start(start), Part::Chunk(bytes)];
-        let parts = parts.map(|part| UploadRequest { part: Some(part) });
-        raw.submission().upload(futures_util::stream::iter(parts)).await
-    };
     let check = async || {
         let sealed_envelope = Some(raw.seal(&raw.envelope("G18", b"file")));
         raw.submission().check(CheckRequest { sealed_envelope }).await.map(|answer| answer.into_inner())
     };
     for place in 0..3 {
-        assert!(upload(place).await?.into_inner().complete);
+        assert!(upload_small(&raw, place).await?.complete);
         assert_eq!(check().await?.refusal, None);
     }
     let records = situation.hub.hub().context().evidence.size();
-    let refused = upload(4).await.expect_err("the allowance is used up");
+    let refused = upload_small(&raw, 4).await.expect_err("the allowance is used up");
     assert_eq!(refusal_of(&refused).0, Some(Reason::Quota));
     assert_eq!(check().await?.refusal.map(|refusal| refusal.reason()), Some(Reason::Quota));
     assert_eq!(situation.hub.hub().context().evidence.size(), records, "nothing was recorded");
     // what is known costs nothing again
-    assert!(upload(1).await?.into_inner().complete);
+    assert!(upload_small(&raw, 1).await?.complete);
     situation.honest().await?;
     situation.hub.finish().await?;
     Ok(())
@@ -672,16 +674,8 @@ async fn a_small_document_costs_a_block() -> anyhow::Result<()> {
     let raw = Raw::at(situation.hostile.home(), "H53").await?;
     let mut taken = 0;
     for place in 0..9_u32 {
-        let bytes = Bytes::copy_from_slice(&place.to_be_bytes());
-        let start = UploadStart {
-            sha256: Bytes::copy_from_slice(Digest::of(&bytes).as_bytes()),
-            size: bytes.len() as u64,
-            offset: 0,
-        };
-        let parts = [Part::Start(start), Part::Chunk(bytes)];
-        let parts = parts.map(|part| UploadRequest { part: Some(part) });
-        match raw.submission().upload(futures_util::stream::iter(parts)).await {
-            Ok(answer) => taken += u32::from(answer.into_inner().complete),
+        match upload_small(&raw, place).await {
+            Ok(answer) => taken += u32::from(answer.complete),
             Err(status) => assert_eq!(refusal_of(&status).0, Some(Reason::Quota)),
         }
     }

@@ -120,6 +120,21 @@ fn what_is_parked_or_backs_off_moves_and_what_is_settled_stays() {
 }
 
 #[test]
+fn what_was_handed_back_before_its_agency_went_elsewhere_may_follow_later() {
+    let mut world = World::new();
+    let id = world.send(&["H53.01"]);
+    served_by(&mut world, "H53.01", "byt");
+    world.tick(0);
+    world.lease(id);
+    let nack = world.nack(id, DAY_MS);
+    world.ok(nack);
+    // the batch ends between this and the search that it calls for
+    served_by(&mut world, "H53.01", "vpcp");
+    assert_eq!(world.delivery(id).system, "byt");
+    world.end();
+}
+
+#[test]
 fn what_nobody_serves_waits_until_somebody_does() {
     let mut world = World::new();
     let mut later = world.envelope("G22", &["H53.01"]);
