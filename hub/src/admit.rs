@@ -15,7 +15,7 @@ use bytes::Bytes;
 use crate::{
     error::{Error, Refusal, Result},
     limits::{self, Millis},
-    machine::{Kept, Signed, Submit, query},
+    machine::{Content, Kept, Signed, Submit, query},
     state::{Read, State, read_once},
     verify::{Verified, field_of},
 };
@@ -189,7 +189,7 @@ fn in_time(envelope: &Envelope, now_ms: Millis) -> Result<()> {
 
 /// The documents that ride along, each once and in the manifest's order.
 /// Refuses whatever the manifest does not name.
-fn riding_along(envelope: &Envelope, documents: Vec<Bytes>) -> Result<Vec<Bytes>> {
+fn riding_along(envelope: &Envelope, documents: Vec<Bytes>) -> Result<Vec<Content>> {
     let manifest = match &envelope.body {
         Some(Body::Document(DocumentBody { documents, .. })) => documents.as_slice(),
         None => &[],
@@ -207,7 +207,8 @@ fn riding_along(envelope: &Envelope, documents: Vec<Bytes>) -> Result<Vec<Bytes>
         if document.len() > INLINE_DOCUMENT_BYTES_MAX {
             return refused(Reason::TooLarge, format!("{} bytes", document.len()));
         }
-        let digest = Digest::of(&document);
+        let document = Content::of(document);
+        let digest = document.sha256();
         let Some(place) = manifest.iter().position(|named| named.sha256 == digest.as_bytes().as_slice())
         else {
             return refused(Reason::DigestMismatch, digest.to_string());
@@ -303,7 +304,10 @@ mod tests {
     #[test]
     fn what_is_right_is_admitted_with_its_documents_in_the_manifests_order() {
         let submit = submit(&directory(), &envelope(), &[1, 2], &[b"two", b"one"]).expect("admitted");
-        assert_eq!(submit.documents, [&b"one"[..], b"two"]);
+        assert_eq!(
+            submit.documents.iter().map(|document| &document[..]).collect::<Vec<_>>(),
+            [&b"one"[..], b"two"]
+        );
         assert_eq!(submit.system, system("vpcp"));
         assert_eq!(submit.signed.key_ids.len(), 2);
     }

@@ -40,7 +40,7 @@ use crate::{
     retention::{self, Retention},
     state::{self, SledState, read_once},
     vault::Vault,
-    wire::{self, Addresses, Context, listener::Connections, quota::Quota, room::Room, turns::Turns},
+    wire::{self, Addresses, Context, listener::Connections, quota::Quota, room::Room, work::Work},
 };
 
 /// The journal's directory in `data/`.
@@ -204,7 +204,7 @@ impl Hub {
             vault,
             deliver,
             room: Room::default(),
-            verifying: Turns::of_cores(),
+            verifying: Work::of_cores().map_err(doing("start the threads that verify"))?,
             quota: Quota::new(config.quota, clock.clone()),
             clock,
             connections: Connections::default(),

@@ -25,7 +25,7 @@ use crate::{
         Eraser, Journal as _, JournalReader,
         segments::{Layout, SegmentJournal},
     },
-    machine::{Command, Kept, Outcome, Signed, Submit},
+    machine::{Command, Content, Kept, Outcome, Signed, Submit},
     observe::{Metrics, Readiness},
     state::{Changes, Draft, Read, State, memory::MemoryState, read_once},
 };
@@ -149,10 +149,11 @@ impl House {
         let sealed = seal::seal(PayloadType::Envelope, envelope.encode_to_vec(), &[&secret(id)]);
         let signed = Signed {
             digest: seal::digest(&sealed.payload_type, &sealed.payload),
-            sealed: sealed.encode_to_vec().into(),
+            sealed: Content::of(sealed.encode_to_vec()),
             key_ids: vec![secret(id).public().key_id()],
             certificate: Digest::of(id.as_bytes()),
         };
+        let documents = documents.into_iter().map(Content::of).collect();
         let submit =
             Submit { system: system(id), envelope, signed, documents, kept: Kept::default(), ahead: None };
         self.ok(Command::Submit(Box::new(submit))).await.sequence().expect("accepted")

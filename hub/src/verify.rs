@@ -20,7 +20,7 @@ use crate::{
     authenticate::Caller,
     error::{Error, Result},
     limits::Millis,
-    machine::{Signed, query},
+    machine::{Content, Signed, query},
     state::{Read, State, read_once},
 };
 
@@ -101,7 +101,7 @@ pub fn verify(
     let signed = Signed {
         // the one place where the container is encoded; the payload inside is
         // the sender's own bytes
-        sealed: sealed.encode_to_vec().into(),
+        sealed: Content::of(sealed.encode_to_vec()),
         digest: opened.digest,
         key_ids: opened.key_ids,
         certificate: caller.fingerprint,

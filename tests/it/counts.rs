@@ -19,7 +19,7 @@ use axis_hub::{
     evidence::Tree,
     journal::{Entry, Journal, SegmentJournal},
     limits,
-    machine::{self, Batch, Command, Context, Expanding, Signed, Submit, query},
+    machine::{self, Batch, Command, Content, Context, Expanding, Signed, Submit, query},
     state::{Read, State, Value, Visit, memory::MemoryState, read_once},
 };
 use axis_proto::{
@@ -336,7 +336,7 @@ impl House {
     /// What a stage before would have verified.
     fn signed(&self, system: &SystemId, about: &[u8]) -> Signed {
         Signed {
-            sealed: Bytes::copy_from_slice(about),
+            sealed: Content::of(about.to_vec()),
             digest: Digest::of(about),
             key_ids: vec![key_of(system).public().key_id()],
             certificate: Digest::of(system.as_str().as_bytes()),

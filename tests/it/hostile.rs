@@ -356,13 +356,21 @@ async fn who_never_answers_or_never_reads_costs_its_own_credit() -> anyhow::Resu
 #[tokio::test(flavor = "multi_thread")]
 async fn who_submits_many_at_once_waits_behind_its_own() -> anyhow::Result<()> {
     let situation = Situation::new(|_| {}).await?;
-    let verifying = situation.hub.hub().context().verifying.clone();
+    let context = situation.hub.hub().context().clone();
+    let waiting = || context.verifying.waiting();
     let cores = std::thread::available_parallelism()?.get();
-    // every turn is taken, so that what comes now waits
-    let mut held = Vec::new();
+    // every thread is held, so that what comes now waits
+    let (mut held, mut holding) = (Vec::new(), JoinSet::new());
     for _ in 0..cores {
-        held.push(verifying.take(&"somebody".parse()?).await?);
+        let (hold, held_by) = std::sync::mpsc::channel::<()>();
+        held.push(hold);
+        let context = context.clone();
+        holding.spawn(async move {
+            let somebody = "somebody".parse().expect("a system id");
+            context.verifying.run(&somebody, move || held_by.recv().is_err()).await
+        });
     }
+    eventually("every thread is held", async || context.verifying.idle() == 0 && waiting() == 0).await;
     let hostile = Arc::new(Raw::at(situation.hostile.home(), "H53").await?);
     let vpcp = Arc::new(Raw::at(situation.vpcp.home(), "G22").await?);
     let submit = |raw: &Arc<Raw>| {
@@ -378,9 +386,9 @@ async fn who_submits_many_at_once_waits_behind_its_own() -> anyhow::Result<()> {
     let many = 40 + 8 * cores;
     let mut flood = JoinSet::new();
     (0..many).for_each(|_| drop(flood.spawn(submit(&hostile))));
-    eventually("the flood waits", async || verifying.waiting() == many).await;
+    eventually("the flood waits", async || waiting() == many).await;
     let honest = tokio::spawn(submit(&vpcp));
-    eventually("the honest waits behind it", async || verifying.waiting() == many + 1).await;
+    eventually("the honest waits behind it", async || waiting() == many + 1).await;
     drop(held);
     let honest = honest.await??;
     let mut before = 0;

@@ -25,7 +25,7 @@ use axis_hub::{
     hub::{Hub, JOURNAL, TREE},
     identity::Identity,
     journal::{Entry, Journal, SegmentJournal},
-    machine::{self, Batch, Command, Signed, Submit, query},
+    machine::{self, Batch, Command, Content, Signed, Submit, query},
     state::{Changes, State, memory::MemoryState, read_once},
 };
 use axis_proto::{
@@ -294,7 +294,7 @@ impl Party {
         let payload = Bytes::from(payload);
         let sealed = seal(payload_type, payload.clone(), &[&self.key]);
         Signed {
-            sealed: sealed.encode_to_vec().into(),
+            sealed: Content::of(sealed.encode_to_vec()),
             digest: digest(payload_type.as_str(), &payload),
             key_ids: vec![self.key.public().key_id()],
             certificate: self.certificate,
@@ -334,7 +334,7 @@ impl Party {
             system: self.system.clone(),
             envelope,
             signed,
-            documents: vec![document],
+            documents: vec![Content::of(document)],
             kept: Default::default(),
             ahead: None,
         }

@@ -70,7 +70,7 @@ impl Committer {
     pub async fn commit(&self, command: Command) -> Result<Outcome> {
         match &command {
             Command::Submit(submit) => {
-                let documents: usize = submit.documents.iter().map(bytes::Bytes::len).sum();
+                let documents: usize = submit.documents.iter().map(|document| document.len()).sum();
                 self.take_room(submit.signed.sealed.len() + documents)?;
             }
             // its bytes are in the vault already

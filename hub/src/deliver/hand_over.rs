@@ -72,6 +72,17 @@ pub fn hand_over(state: &dyn State, evidence: &Evidence, lease: Lease) -> Result
     }))
 }
 
+/// As [`hand_over`] without the disk; `None` if that is needed.
+pub fn hand_over_at_once(
+    state: &dyn State,
+    evidence: &Evidence,
+    lease: Lease,
+) -> Option<Result<Option<hub::Delivery>>> {
+    let record = evidence.is_recent(lease.0).then(|| evidence.record(lease.0).ok())??;
+    let Some(Event::Leased(Leased { delivery: Some(delivery), .. })) = record.event else { return None };
+    evidence.is_recent(delivery.envelope_sequence).then(|| hand_over(state, evidence, lease))
+}
+
 /// Where the bytes of a delivery's document are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {

@@ -26,7 +26,7 @@ use futures_util::future::join_all;
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-pub use hand_over::{Content, content_of, hand_over, keys_then};
+pub use hand_over::{Content, content_of, hand_over, hand_over_at_once, keys_then};
 pub use taking::{Appetite, Credit, Lease, Taking};
 use taking::{Mailbox, Taker};
 pub use wake::Wakes;

@@ -47,6 +47,12 @@ pub struct Placed {
 }
 
 impl Placed {
+    fn of(batch: Arc<Batch>, sequence: u64) -> Option<Self> {
+        let first = batch.entries.first()?.sequence;
+        let index = usize::try_from(sequence.checked_sub(first)?).ok()?;
+        (index < batch.entries.len()).then_some(Self { batch, index })
+    }
+
     /// The end of its batch.
     pub fn commit(&self) -> &Commit {
         &self.batch.commit
@@ -79,11 +85,12 @@ impl Evidence {
             return Ok(None);
         }
         let batch = self.journal.batch_of(sequence)?;
-        Ok(batch.and_then(|batch| {
-            let first = batch.entries.first()?.sequence;
-            let index = usize::try_from(sequence.checked_sub(first)?).ok()?;
-            (index < batch.entries.len()).then_some(Placed { batch, index })
-        }))
+        Ok(batch.and_then(|batch| Placed::of(batch, sequence)))
+    }
+
+    /// Whether a record can be read without the disk.
+    pub fn is_recent(&self, sequence: u64) -> bool {
+        self.journal.recent(sequence).is_some()
     }
 
     /// The entry with this sequence, which must be there.
@@ -97,8 +104,20 @@ impl Evidence {
         Record::decode(self.entry(sequence)?.record.clone()).map_err(Error::fault)
     }
 
+    /// The receipt of a record that was recorded lately, without the disk:
+    /// the same bytes as [`Self::receipt`]; `None` if only the disk has it.
+    pub fn recent_receipt(&self, sequence: u64) -> Option<Receipt> {
+        let entry = Placed::of(self.journal.recent(sequence)?, sequence)?;
+        let Commit { size, checkpoint, .. } = entry.commit();
+        let hashes = self.tree.recent_inclusion(sequence, *size)?;
+        Some(receipt::make(entry.record.clone(), &entry.salt, sequence, hashes, checkpoint.clone()))
+    }
+
     /// The receipt of a record, proven under the checkpoint of its own batch.
     pub fn receipt(&self, sequence: u64) -> Result<Receipt> {
+        if let Some(receipt) = self.recent_receipt(sequence) {
+            return Ok(receipt);
+        }
         let entry = self.entry(sequence)?;
         let Commit { size, root, .. } = entry.commit();
         let hashes = self.tree.inclusion(sequence, *size)?;

@@ -202,6 +202,7 @@ fn what_a_proof_found_is_mended_at_the_next_start() {
     }
     log.tree.close().unwrap();
     log.tree = log.reopen();
+    log.tree.forget_recent();
     log.disk.damage(&level(0), |bytes| bytes[8 * 32] ^= 1).unwrap();
     let bad = |log: &Log| {
         let evidence = log.evidence();
@@ -307,7 +308,7 @@ fn no_proof_is_given_from_damaged_files() {
             && evidence.consistency(0, 100).is_ok()
             && evidence.consistency(100, 100).is_ok()
     };
-    // after a restart, with nothing in memory but the edge
+    // after a restart
     let tree = log.reopen();
     let evidence = Evidence::new(log.journal.reader(), tree.reader());
     assert!(whole(&evidence));

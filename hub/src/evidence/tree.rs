@@ -130,7 +130,9 @@ impl Tree {
             if file.len()? != count * HASH_BYTES as u64 {
                 return Err(beyond(count, file.len()? / HASH_BYTES as u64));
             }
-            levels.push(Level { file, count, recent: VecDeque::new() });
+            let kept = kept(level).min(count);
+            let recent = read_hashes(&*file, count - kept, kept)?.into();
+            levels.push(Level { file, count, recent });
         }
         let frontier = Frontier::at(size, &mut |level, index| {
             Ok(read_hashes(&*levels[level as usize].file, index, 1)?.first().copied().unwrap_or_default())
@@ -258,8 +260,7 @@ impl Tree {
         for (level, (shown, pending)) in levels.iter_mut().zip(&mut self.pending).enumerate() {
             shown.count += pending.len() as u64;
             shown.recent.extend(pending.drain(..));
-            let kept = (RECENT_LEAVES >> level).max(RECENT_MIN) as usize;
-            let surplus = shown.recent.len().saturating_sub(kept);
+            let surplus = shown.recent.len().saturating_sub(kept(level as u32) as usize);
             shown.recent.drain(..surplus);
         }
         // still under the lock: nobody may see the size before the hashes
@@ -309,6 +310,20 @@ impl TreeReader {
         shape::inclusion(index, size, &mut |level, index| self.0.hash(level, index))
     }
 
+    /// As [`Self::inclusion`] where no file is needed; `None` where one is.
+    /// What is in memory was made or verified by this process.
+    pub fn recent_inclusion(&self, index: u64, size: u64) -> Option<Vec<Hash>> {
+        if index >= size || size > self.size() {
+            return None;
+        }
+        let levels = self.0.levels();
+        let find = &mut |level: u32, index| {
+            let recent = levels.get(level as usize).and_then(|level| level.recent(index));
+            recent.ok_or_else(|| io::ErrorKind::NotFound.into())
+        };
+        shape::inclusion(index, size, find).ok()
+    }
+
     /// Proof that the tree of `old` leaves is a prefix of that of `new`.
     pub fn consistency(&self, old: u64, new: u64) -> io::Result<Vec<Hash>> {
         self.check(new)?;
@@ -330,6 +345,14 @@ impl TreeReader {
     }
 }
 
+impl Level {
+    /// A hash that is kept in memory.
+    fn recent(&self, index: u64) -> Option<Hash> {
+        let at = index.checked_sub(self.count - self.recent.len() as u64)?;
+        self.recent.get(usize::try_from(at).ok()?).copied()
+    }
+}
+
 impl Shared {
     fn hash(&self, level: u32, index: u64) -> io::Result<Hash> {
         let file = {
@@ -337,9 +360,8 @@ impl Shared {
             let Some(level) = levels.get(level as usize).filter(|level| index < level.count) else {
                 return Err(beyond(index, 0));
             };
-            let recent_from = level.count - level.recent.len() as u64;
-            if let Some(at) = index.checked_sub(recent_from) {
-                return Ok(level.recent[at as usize]);
+            if let Some(hash) = level.recent(index) {
+                return Ok(hash);
             }
             Arc::clone(&level.file)
         };
@@ -422,6 +444,11 @@ pub fn ahead(disk: &dyn Disk, dir: &Path, records: u64) -> io::Result<Option<Jou
     let surplus = surplus(disk, dir, records)?;
     let store = "the tree".to_owned();
     Ok((surplus > 0).then(|| JournalLost { store, applied: records + surplus, records }))
+}
+
+/// How many of a level's latest hashes are kept in memory.
+fn kept(level: u32) -> u64 {
+    (RECENT_LEAVES >> level).max(RECENT_MIN)
 }
 
 /// The names of a tree's files.

@@ -85,6 +85,13 @@ pub trait JournalReader: Send + Sync {
     /// the end.
     fn batch_of(&self, sequence: u64) -> io::Result<Option<Arc<Batch>>>;
 
+    /// As [`Self::batch_of`] for what was appended lately, without the disk;
+    /// `None` if only the disk has it.
+    fn recent(&self, sequence: u64) -> Option<Arc<Batch>> {
+        let _ = sequence;
+        None
+    }
+
     /// Calls `visit` for each batch from the one that holds `sequence` on, in
     /// order, until it says stop or the end (as it was at the call) is
     /// reached.

@@ -139,13 +139,6 @@ impl Shared {
         self.size.store(size, Ordering::Release);
     }
 
-    fn recent(&self, sequence: u64) -> Option<Arc<Batch>> {
-        let places = self.places();
-        let recent = &places.recent.batches;
-        let after = recent.partition_point(|batch| batch.commit.size <= sequence);
-        recent.get(after).filter(|batch| batch.entry(sequence).is_some()).cloned()
-    }
-
     fn kept(&self, sequence: u64) -> Option<Arc<Batch>> {
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         let at = read.batches.iter().position(|batch| batch.entry(sequence).is_some())?;
@@ -302,6 +295,13 @@ impl JournalReader for Shared {
             }
         }
         Ok(found)
+    }
+
+    fn recent(&self, sequence: u64) -> Option<Arc<Batch>> {
+        let places = self.places();
+        let recent = &places.recent.batches;
+        let after = recent.partition_point(|batch| batch.commit.size <= sequence);
+        recent.get(after).filter(|batch| batch.entry(sequence).is_some()).cloned()
     }
 
     fn replay(

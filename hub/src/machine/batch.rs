@@ -4,16 +4,13 @@
 
 use std::collections::BTreeMap;
 
-use axis_proto::{
-    id::Digest,
-    record::v1::{Cargo, CargoKind, FeedPlace, LeafList, LogOpened, Record, record::Event},
-};
+use axis_proto::record::v1::{Cargo, CargoKind, FeedPlace, LeafList, LogOpened, Record, record::Event};
 use bytes::Bytes;
 use prost::Message;
 
 use super::{
     apply,
-    command::Outcome,
+    command::{Content, Outcome},
     query,
     tables::{key, number},
 };
@@ -75,7 +72,7 @@ impl<'a> Batch<'a> {
     /// Records the opening of a log where a restored one goes on, with the
     /// succession note.
     pub fn continue_log(&mut self, opened: LogOpened, succession: String) -> Result<u64> {
-        let cargo = vec![(CargoKind::Succession, Bytes::from(succession))];
+        let cargo = vec![(CargoKind::Succession, Content::of(succession))];
         self.record(Event::LogOpened(opened), &[], cargo)
     }
 
@@ -94,7 +91,7 @@ impl<'a> Batch<'a> {
         &mut self,
         event: Event,
         feeds: &[&str],
-        cargo: Vec<(CargoKind, Bytes)>,
+        cargo: Vec<(CargoKind, Content)>,
     ) -> Result<u64> {
         let mut places: BTreeMap<&str, u64> = BTreeMap::new();
         for system in feeds.iter().filter(|system| !system.is_empty()) {
@@ -110,10 +107,10 @@ impl<'a> Batch<'a> {
                 .collect(),
             cargo: cargo
                 .iter()
-                .map(|(kind, bytes)| Cargo {
+                .map(|(kind, content)| Cargo {
                     kind: (*kind).into(),
-                    sha256: Bytes::copy_from_slice(Digest::of(bytes).as_bytes()),
-                    size: bytes.len() as u64,
+                    sha256: Bytes::copy_from_slice(content.sha256().as_bytes()),
+                    size: content.len() as u64,
                 })
                 .collect(),
             event: Some(event),
@@ -129,7 +126,7 @@ impl<'a> Batch<'a> {
         }
         let mut salt = [0; 16];
         (self.random)(&mut salt);
-        let cargo: Vec<Bytes> = cargo.into_iter().map(|(_, bytes)| bytes).collect();
+        let cargo: Vec<Bytes> = cargo.into_iter().map(|(_, content)| content.into_bytes()).collect();
         self.bytes += bytes.len() + cargo.iter().map(Bytes::len).sum::<usize>();
         let entry = Entry { sequence, salt, record: bytes, cargo };
         apply::apply(&mut self.draft, &record, &entry).map_err(Error::fault)?;
@@ -174,12 +171,11 @@ pub(super) fn duplicate(sequence: u64) -> Outcome {
 }
 
 /// An operator's remark as cargo; none if empty.
-pub(super) fn remark_cargo(remark: &str) -> Result<Vec<(CargoKind, Bytes)>> {
+pub(super) fn remark_cargo(remark: &str) -> Result<Vec<(CargoKind, Content)>> {
     if remark.len() > limits::REMARK_BYTES_MAX {
         return Err(Error::invalid("remark", axis_proto::hub::v1::Reason::TooLarge, remark.len()));
     }
-    let bytes = Bytes::copy_from_slice(remark.as_bytes());
-    Ok(if bytes.is_empty() { Vec::new() } else { vec![(CargoKind::Remark, bytes)] })
+    Ok(if remark.is_empty() { Vec::new() } else { vec![(CargoKind::Remark, Content::of(remark.to_owned()))] })
 }
 
 /// A list of leaves under a fresh secret, with its root.

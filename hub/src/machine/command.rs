@@ -1,6 +1,6 @@
 //! What can be asked of the machine, and what it answers.
 
-use std::sync::Arc;
+use std::{ops::Deref, sync::Arc};
 
 use axis_proto::{
     envelope::v1::{Acknowledgement, Envelope, Rejection},
@@ -93,6 +93,40 @@ pub enum Command {
     Tick { clock_trusted: bool },
 }
 
+/// Bytes that are kept, with their SHA-256: hashed once, by whoever brings
+/// them, so that the writer has no need to.
+#[derive(Debug, Clone)]
+pub struct Content {
+    bytes: Bytes,
+    sha256: Digest,
+}
+
+impl Content {
+    /// Hashes them.
+    pub fn of(bytes: impl Into<Bytes>) -> Self {
+        let bytes = bytes.into();
+        Self { sha256: Digest::of(&bytes), bytes }
+    }
+
+    /// The bytes, to pass on.
+    pub fn into_bytes(self) -> Bytes {
+        self.bytes
+    }
+
+    /// Their SHA-256.
+    pub fn sha256(&self) -> Digest {
+        self.sha256
+    }
+}
+
+impl Deref for Content {
+    type Target = Bytes;
+
+    fn deref(&self) -> &Bytes {
+        &self.bytes
+    }
+}
+
 /// A verified envelope with its small documents.
 #[derive(Debug, Clone)]
 pub struct Submit {
@@ -103,7 +137,7 @@ pub struct Submit {
     /// What was signed, by whom.
     pub signed: Signed,
     /// Documents that ride along, each found in the manifest by its SHA-256.
-    pub documents: Vec<Bytes>,
+    pub documents: Vec<Content>,
     /// How long the hub will keep it once it is settled.
     pub kept: Kept,
     /// Its recipients, if they were looked up already.
@@ -129,7 +163,7 @@ impl Default for Kept {
 #[derive(Debug, Clone)]
 pub struct Signed {
     /// The encoded SealedEnvelope, as it is kept.
-    pub sealed: Bytes,
+    pub sealed: Content,
     /// SHA-256(PAE).
     pub digest: Digest,
     /// The keys that signed.

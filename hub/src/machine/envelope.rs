@@ -18,7 +18,7 @@ use prost::Message;
 use super::{
     apply,
     batch::{Batch, duplicate, leaf_list},
-    command::{Outcome, Signed, Submit},
+    command::{Content, Outcome, Signed, Submit},
     expand::{self, Expanding, Listed, Recipients},
     moves, query,
     tables::{key, number},
@@ -180,14 +180,16 @@ fn manifest(submit: &Submit) -> &[axis_proto::envelope::v1::Document] {
 }
 
 fn missing_documents(read: &dyn Read, submit: &Submit, now_ms: Millis) -> Vec<Digest> {
-    let along: Vec<Digest> = submit.documents.iter().map(|bytes| Digest::of(bytes)).collect();
+    let along = |sha256: &Digest| submit.documents.iter().any(|document| document.sha256() == *sha256);
     manifest(submit)
         .iter()
         .filter_map(|document| Some((Digest::from_slice(&document.sha256).ok()?, document.size)))
         .filter(|(sha256, size)| {
-            let granted = query::upload(read, &submit.system, sha256)
-                .is_some_and(|upload| upload.size == *size && now_ms < upload.pinned_until_unix_ms);
-            !granted && !along.contains(sha256)
+            let granted = || {
+                query::upload(read, &submit.system, sha256)
+                    .is_some_and(|upload| upload.size == *size && now_ms < upload.pinned_until_unix_ms)
+            };
+            !along(sha256) && !granted()
         })
         .map(|(sha256, _)| sha256)
         .collect()
@@ -214,7 +216,7 @@ pub(super) fn submit(batch: &mut Batch<'_>, submit: &Submit) -> Result<Outcome> 
         Some(ahead) => ahead.list.clone(),
         None => {
             let (list, root) = leaf_list(batch, expand::leaves(&expansion.recipients));
-            let encoded = Bytes::from(list.encode_to_vec());
+            let encoded = Content::of(list.encode_to_vec());
             Listed { list: Arc::new(list), root, encoded }
         }
     };
@@ -222,7 +224,7 @@ pub(super) fn submit(batch: &mut Batch<'_>, submit: &Submit) -> Result<Outcome> 
     let not_before = accepted.not_before_unix_ms;
     let mut cargo =
         vec![(CargoKind::SealedEnvelope, submit.signed.sealed.clone()), (CargoKind::RecipientList, encoded)];
-    cargo.extend(submit.documents.iter().map(|bytes| (CargoKind::Document, bytes.clone())));
+    cargo.extend(submit.documents.iter().map(|document| (CargoKind::Document, document.clone())));
     let sequence = batch.record(Event::Accepted(accepted), &[submit.system.as_str()], cargo)?;
     let mut sequences = vec![sequence];
     if not_before <= batch.now {
@@ -233,11 +235,11 @@ pub(super) fn submit(batch: &mut Batch<'_>, submit: &Submit) -> Result<Outcome> 
 
 fn accepted(batch: &Batch<'_>, submit: &Submit, recipients: &LeafList, root: &[u8; 32]) -> Accepted {
     let envelope = &submit.envelope;
-    let along: Vec<Digest> = submit.documents.iter().map(|bytes| Digest::of(bytes)).collect();
+    let along = |named: &[u8]| submit.documents.iter().any(|it| it.sha256().as_bytes()[..] == *named);
     let documents = manifest(submit).iter().map(|document| DocumentDigest {
         sha256: document.sha256.clone(),
         size: document.size,
-        inline: along.iter().any(|sha256| sha256.as_bytes()[..] == document.sha256[..]),
+        inline: along(&document.sha256),
     });
     let priority = match envelope.priority() {
         Priority::Unspecified => Priority::Normal,
@@ -310,7 +312,7 @@ pub(super) fn consign(batch: &mut Batch<'_>, sequence: u64, recipients: &LeafLis
         recipient_count: count,
         consignment_root: Bytes::copy_from_slice(&root),
     });
-    let cargo = vec![(CargoKind::ConsignmentList, Bytes::from(list.encode_to_vec()))];
+    let cargo = vec![(CargoKind::ConsignmentList, Content::of(list.encode_to_vec()))];
     let consigned = batch.record(event, &[&envelope.sender_system], cargo)?;
     Ok(Outcome { sequences: vec![consigned], duplicate: false })
 }

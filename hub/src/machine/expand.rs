@@ -14,7 +14,10 @@ use axis_proto::{
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::{command::Submit, query};
+use super::{
+    command::{Content, Submit},
+    query,
+};
 use crate::{
     error::Refusal,
     limits::{self, Millis},
@@ -123,7 +126,7 @@ impl Expanding {
         let recipients = self.finish()?;
         let list = LeafList { secret, leaves: leaves(&recipients) };
         let root = axis_proto::leaves::root(&list);
-        let encoded = Bytes::from(list.encode_to_vec());
+        let encoded = Content::of(list.encode_to_vec());
         let list = Listed { list: Arc::new(list), root, encoded };
         Ok(Ahead { directory_version, from_ms, until_ms, recipients: Arc::new(recipients), list })
     }
@@ -218,7 +221,7 @@ impl Expanding {
 pub struct Listed {
     pub(super) list: Arc<LeafList>,
     pub(super) root: [u8; 32],
-    pub(super) encoded: Bytes,
+    pub(super) encoded: Content,
 }
 
 /// Recipients that were looked up before the envelope is decided on.

@@ -33,12 +33,13 @@ mod envelope;
 mod expand;
 mod moves;
 pub mod query;
+mod ready;
 mod retention;
 pub mod tables;
 
 pub use apply::{apply, delivery_id, delivery_of};
 pub use batch::{Batch, Context, has_pending, pending_consignment};
-pub use command::{Command, Kept, Outcome, Signed, Submit};
+pub use command::{Command, Content, Kept, Outcome, Signed, Submit};
 pub use decide::decide;
 pub use delivery::{due_consignments, is_due};
 pub use envelope::{Expansion, check};

@@ -18,7 +18,7 @@ use axis_proto::{
 use bytes::Bytes;
 use prost::Message;
 
-use super::{Batch, Command, Context, Kept, Outcome, Signed, Submit, decide, query, query::Turns};
+use super::{Batch, Command, Content, Context, Kept, Outcome, Signed, Submit, decide, query, query::Turns};
 use crate::{
     error::{Error, Result},
     fsck::Checker,
@@ -207,7 +207,7 @@ impl World {
             system: system(by),
             signed: Signed {
                 digest: Digest::of(&bytes),
-                sealed: bytes,
+                sealed: Content::of(bytes),
                 key_ids: vec![key_of(by)],
                 certificate: certificate_of(by),
             },
@@ -263,7 +263,7 @@ impl World {
             acknowledgement,
             signed: Signed {
                 digest: Digest::of(&sealed),
-                sealed,
+                sealed: Content::of(sealed),
                 key_ids: vec![key_of(&delivery.system)],
                 certificate: certificate_of(&delivery.system),
             },

@@ -2,17 +2,16 @@
 //! damage. Knows nothing of how it is stored.
 
 use sha2::{Digest as _, Sha256};
-
-use super::hash_pair;
+use twox_hash::{XxHash3_64, XxHash3_128};
 
 /// The layout of our own files and of the marker; another one is rebuilt.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 /// A hash of a set of pairs, whatever their order: the sum of their hashes.
 /// It finds damage; it is not meant to withstand somebody who forges pairs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Fingerprint {
-    lanes: [u64; 4],
+    lanes: [u64; 2],
     /// Number of pairs.
     pub(super) keys: u64,
 }
@@ -56,14 +55,11 @@ impl Fingerprint {
     }
 }
 
-fn lanes(key: &[u8], value: &[u8]) -> [u64; 4] {
-    let mut hasher = Sha256::new();
-    hash_pair(&mut hasher, key, value);
-    let hash: [u8; 32] = hasher.finalize().into();
-    let mut words = hash.chunks_exact(8);
-    std::array::from_fn(|_| {
-        words.next().map_or(0, |word| u64::from_le_bytes(word.try_into().unwrap_or_default()))
-    })
+/// A hash of the value under that of the key, so that no other pair is likely
+/// to give the same.
+fn lanes(key: &[u8], value: &[u8]) -> [u64; 2] {
+    let hash = XxHash3_128::oneshot_with_seed(XxHash3_64::oneshot(key), value);
+    [hash as u64, (hash >> 64) as u64]
 }
 
 /// Whose state it is and in which layout: SHA-256 of the log's origin, the
@@ -92,7 +88,9 @@ pub(super) struct Marker {
 }
 
 /// Bytes of an encoded marker.
-pub(super) const MARKER_BYTES: usize = 32 + 8 + 8 + 32 + 4;
+pub(super) const MARKER_BYTES: usize = CHECKED_BYTES + 4;
+/// Those that its checksum covers.
+const CHECKED_BYTES: usize = 32 + 8 + 8 + 16;
 
 impl Marker {
     pub(super) fn encode(&self) -> [u8; MARKER_BYTES] {
@@ -100,11 +98,11 @@ impl Marker {
         bytes[..32].copy_from_slice(&self.owner.0);
         bytes[32..40].copy_from_slice(&self.applied.to_le_bytes());
         bytes[40..48].copy_from_slice(&self.fingerprint.keys.to_le_bytes());
-        for (place, lane) in bytes[48..80].chunks_exact_mut(8).zip(self.fingerprint.lanes) {
+        for (place, lane) in bytes[48..CHECKED_BYTES].chunks_exact_mut(8).zip(self.fingerprint.lanes) {
             place.copy_from_slice(&lane.to_le_bytes());
         }
-        let check = crc32fast::hash(&bytes[..80]);
-        bytes[80..].copy_from_slice(&check.to_le_bytes());
+        let check = crc32fast::hash(&bytes[..CHECKED_BYTES]);
+        bytes[CHECKED_BYTES..].copy_from_slice(&check.to_le_bytes());
         bytes
     }
 
@@ -112,13 +110,13 @@ impl Marker {
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; MARKER_BYTES] = bytes.try_into().ok()?;
         let word = |at: usize| bytes[at..at + 8].try_into().map(u64::from_le_bytes).unwrap_or_default();
-        if crc32fast::hash(&bytes[..80]).to_le_bytes() != bytes[80..] {
+        if crc32fast::hash(&bytes[..CHECKED_BYTES]).to_le_bytes() != bytes[CHECKED_BYTES..] {
             return None;
         }
         Some(Self {
             owner: Owner(bytes[..32].try_into().ok()?),
             applied: word(32),
-            fingerprint: Fingerprint { keys: word(40), lanes: [word(48), word(56), word(64), word(72)] },
+            fingerprint: Fingerprint { keys: word(40), lanes: [word(48), word(56)] },
         })
     }
 }

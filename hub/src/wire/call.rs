@@ -115,14 +115,13 @@ impl Call {
         &self,
         work: impl FnOnce(&Self, Ground<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let turn = self.context.verifying.take(self.system()).await?;
         let call = self.clone();
-        self.blocking(move |context| {
-            let _turn = turn;
+        let work = move || {
+            let context = &call.context;
             let (hub_id, now_ms) = (context.config.hub_id.as_str(), context.now_ms());
             work(&call, Ground { hub_id, state: &*context.state, now_ms })
-        })
-        .await
+        };
+        self.context.verifying.run(self.system(), work).await?
     }
 
     /// Runs what may wait for the disk.

@@ -14,12 +14,14 @@ pub mod listener;
 pub mod mailbox;
 pub mod quota;
 pub mod room;
+mod round;
 pub mod status;
 pub mod submission;
 pub mod tls;
 pub mod track;
 pub mod turns;
 mod upload;
+pub mod work;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -81,9 +83,8 @@ pub struct Context {
     pub deliver: Deliver,
     /// Room for the bytes of requests.
     pub room: room::Room,
-    /// Turns at verifying, one for each core: signatures and digests are work
-    /// for the processor.
-    pub verifying: turns::Turns,
+    /// Where signatures and digests are verified.
+    pub verifying: work::Work,
     /// What each system may cause in a day.
     pub quota: quota::Quota,
     /// Connections of systems, to be cut at once when they lose their right.
@@ -131,9 +132,12 @@ impl Context {
         found
     }
 
-    /// The receipt of a record, read where waiting for a disk holds up
-    /// nobody else.
+    /// The receipt of a record; if it is not in memory, read where waiting for
+    /// a disk holds up nobody else.
     pub async fn receipt(&self, sequence: u64) -> Result<Receipt> {
+        if let Some(receipt) = self.evidence.recent_receipt(sequence) {
+            return Ok(receipt);
+        }
         let evidence = self.evidence.clone();
         tokio::task::spawn_blocking(move || evidence.receipt(sequence)).await.map_err(Error::fault)?
     }

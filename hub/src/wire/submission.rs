@@ -212,7 +212,7 @@ fn is_known(call: &Call, admitted: &Submit) -> bool {
 async fn within_quota(call: &Call, admitted: Submit) -> Result<machine::Outcome> {
     let (system, quota) = (call.system(), &call.context.quota);
     let lane = Lane::of(admitted.envelope.priority());
-    let documents: usize = admitted.documents.iter().map(bytes::Bytes::len).sum();
+    let documents: usize = admitted.documents.iter().map(|document| document.len()).sum();
     let cost = Cost { records: 1, bytes: (admitted.signed.sealed.len() + documents) as u64 };
     if is_known(call, &admitted) {
         return call.context.committer.commit(Command::Submit(Box::new(admitted))).await;

@@ -1,16 +1,12 @@
-//! Turns at what there is only so much of, as processors: one system after
-//! the other has one, and each of them in the order of its own callers. Whoever
-//! comes with a hundred waits behind its own, and no other waits for more than
-//! one of them. Counts only.
+//! Turns at what there is only so much of: one system after the other has one.
+//! Counts only.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axis_proto::id::SystemId;
 use tokio::sync::oneshot;
 
+use super::round::Round;
 use crate::error::{Error, Result};
 
 /// Who has a turn and who waits for one. Cheap to clone.
@@ -21,10 +17,7 @@ pub struct Turns(Arc<Mutex<Queues>>);
 struct Queues {
     /// Turns that nobody has; none while somebody waits.
     free: usize,
-    /// Systems that wait, the next one first, each once.
-    round: VecDeque<SystemId>,
-    /// Their callers; what bounds calls bounds them.
-    waiting: HashMap<SystemId, VecDeque<oneshot::Sender<Turn>>>,
+    round: Round<oneshot::Sender<Turn>>,
 }
 
 /// A turn, until it is dropped.
@@ -34,12 +27,7 @@ pub struct Turn(Option<Turns>);
 impl Turns {
     /// So many at once.
     pub fn new(turns: usize) -> Self {
-        Self(Arc::new(Mutex::new(Queues { free: turns, round: VecDeque::new(), waiting: HashMap::new() })))
-    }
-
-    /// One for each core.
-    pub fn of_cores() -> Self {
-        Self::new(std::thread::available_parallelism().map_or(1, usize::from))
+        Self(Arc::new(Mutex::new(Queues { free: turns, round: Round::default() })))
     }
 
     /// Waits for a turn of this system.
@@ -54,20 +42,16 @@ impl Turns {
                 return Ok(Turn(Some(self.clone())));
             }
             let (next, turn) = oneshot::channel();
-            let Queues { round, waiting, .. } = &mut *queues;
-            let callers = waiting.entry(system.clone()).or_default();
-            if callers.is_empty() {
-                round.push_back(system.clone());
-            }
-            callers.push_back(next);
+            queues.round.push(system, next);
             turn
         };
         turn.await.map_err(Error::fault)
     }
 
     /// How many wait.
-    pub fn waiting(&self) -> usize {
-        self.lock().waiting.values().map(VecDeque::len).sum()
+    #[cfg(test)]
+    fn waiting(&self) -> usize {
+        self.lock().round.len()
     }
 
     fn lock(&self) -> MutexGuard<'_, Queues> {
@@ -78,19 +62,11 @@ impl Turns {
 impl Queues {
     /// Who is next; with nobody the turn is free.
     fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
-        let Some(system) = self.round.pop_front() else {
+        let next = self.round.pop();
+        if next.is_none() {
             self.free += 1;
-            return None;
-        };
-        let callers = self.waiting.get_mut(&system);
-        let next = callers.and_then(|callers| callers.pop_front().map(|next| (next, callers.is_empty())));
-        let (next, last) = next.expect("a system in the round has a caller who waits");
-        if last {
-            self.waiting.remove(&system);
-        } else {
-            self.round.push_back(system);
         }
-        Some(next)
+        next
     }
 }
 
@@ -117,43 +93,6 @@ mod tests {
 
     fn system(id: &str) -> SystemId {
         id.parse().unwrap()
-    }
-
-    /// Lets so many callers of each system wait, in this order, behind one who
-    /// has the only turn; returns in which order they had theirs.
-    async fn order(comers: &'static [(&'static str, usize)]) -> Vec<&'static str> {
-        let turns = Turns::new(1);
-        let first = turns.take(&system("first")).await.unwrap();
-        let had = Arc::new(Mutex::new(Vec::new()));
-        let mut callers = JoinSet::new();
-        for (id, count) in comers {
-            for _ in 0..*count {
-                let (before, had) = (turns.waiting(), had.clone());
-                callers.spawn({
-                    let turns = turns.clone();
-                    async move {
-                        let _turn = turns.take(&system(id)).await.unwrap();
-                        had.lock().unwrap().push(*id);
-                    }
-                });
-                while turns.waiting() == before {
-                    tokio::task::yield_now().await;
-                }
-            }
-        }
-        drop(first);
-        while callers.join_next().await.transpose().unwrap().is_some() {}
-        let queues = turns.lock();
-        assert!(queues.free == 1 && queues.round.is_empty() && queues.waiting.is_empty());
-        drop(queues);
-        std::mem::take(&mut had.lock().unwrap())
-    }
-
-    #[tokio::test]
-    async fn who_comes_with_many_waits_behind_its_own() {
-        let had = order(&[("flood", 100), ("vpcp", 2), ("byt", 1)]).await;
-        assert_eq!(had[..6], ["flood", "vpcp", "byt", "flood", "vpcp", "flood"]);
-        assert!(had.len() == 103 && had[6..].iter().all(|id| *id == "flood"));
     }
 
     #[tokio::test]

@@ -47,7 +47,8 @@ pub fn run(input: &[u8]) {
             "a signature that does not hold"
         );
     }
-    let kept = SealedEnvelope::decode(verified.signed().sealed.clone()).expect("what is kept can be read");
+    let kept = SealedEnvelope::decode(verified.signed().sealed.clone().into_bytes())
+        .expect("what is kept can be read");
     assert_eq!(kept, sealed);
 
     match admitted(kind, verified) {

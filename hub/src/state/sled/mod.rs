@@ -14,6 +14,7 @@
 //! blocks (`blocks.rs`).
 
 mod blocks;
+mod cache;
 mod gaps;
 mod open;
 mod redo;
@@ -37,6 +38,7 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use blocks::Change;
+use cache::{Cache, Cached};
 use gaps::{Gaps, Moment};
 pub use open::{Found, ahead, distrust, open};
 use redo::Redo;
@@ -135,6 +137,7 @@ pub struct SledState {
 
 struct Shared {
     store: Store,
+    cache: Cache,
     options: Options,
     layers: RwLock<Layers>,
     /// Keys that wait for sled: in both layers, less what was written of
@@ -185,7 +188,8 @@ enum Stop {
 impl State for SledState {
     fn read(&self, read: &mut dyn FnMut(&dyn Read)) {
         let layers = self.shared.layers.read().unwrap_or_else(PoisonError::into_inner);
-        let older = Overlay { changes: &layers.flushing, base: &self.shared.store };
+        let base = Cached { store: &self.shared.store, cache: &self.shared.cache };
+        let older = Overlay { changes: &layers.flushing, base: &base };
         let newer = Overlay { changes: &layers.active, base: &older };
         let both = [&layers.active, &*layers.flushing];
         read(&Moment { read: &newer, layers: both, gaps: &layers.gaps });
@@ -239,6 +243,7 @@ impl SledState {
         let rest = Rest::load(&options.dir).filter(|_| is_known).unwrap_or_default();
         let shared = Arc::new(Shared {
             store,
+            cache: Cache::new(),
             options,
             layers: RwLock::new(Layers { applied: marker.applied, ..Layers::default() }),
             waiting: AtomicUsize::new(0),
@@ -498,6 +503,7 @@ impl Writer {
         } else if !flushing.is_empty() || applied != self.marker.applied {
             self.write(&flushing, applied)?;
         }
+        shared.cache.forget(&flushing);
         let old = {
             let mut layers = shared.layers.write().unwrap_or_else(PoisonError::into_inner);
             std::mem::take(&mut layers.flushing)

@@ -17,7 +17,7 @@ use tonic::{Status, Streaming};
 
 use super::{Call, account_from, gone, lease_duration, progress, ranges::Ranges, settle, within};
 use crate::{
-    deliver::{Appetite, Credit, Lease, Taking, hand_over},
+    deliver::{Appetite, Credit, Lease, Taking, hand_over, hand_over_at_once},
     error::{Error, Refusal, Result},
     limits,
     machine::query::{self, MailboxRow},
@@ -254,8 +254,14 @@ impl Speaker<'_> {
     }
 
     async fn hand_over(&mut self, lease: Lease) -> Option<End> {
-        let work = self.call.blocking(move |context| hand_over(&*context.state, &context.evidence, lease));
-        let delivery = match work.await {
+        let context = &self.call.context;
+        let made = match hand_over_at_once(&*context.state, &context.evidence, lease) {
+            Some(made) => made,
+            None => {
+                self.call.blocking(move |context| hand_over(&*context.state, &context.evidence, lease)).await
+            }
+        };
+        let delivery = match made {
             Ok(Some(delivery)) => delivery,
             not_made => {
                 // one that cannot be read does not keep the others back
