@@ -30,6 +30,11 @@ use prost::Message as _;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, sync::mpsc, task::JoinSet};
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::{
+    measure::Latencies,
+    report::{Common, Report, Table},
+};
+
 /// Honest pairs, each sending one letter after the other.
 const PAIRS: usize = 4;
 const SUBMIT: &str = "/axis.hub.v1.SubmissionService/Submit";
@@ -37,12 +42,8 @@ const SUBMIT: &str = "/axis.hub.v1.SubmissionService/Submit";
 /// How it is run.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Seconds of each situation
-    #[arg(long, default_value_t = 10)]
-    seconds: u64,
-    /// Print the figures as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    pub common: Common,
 }
 
 /// An attack on a hub at an address, with the identity in a home, until told
@@ -73,28 +74,23 @@ impl Target {
     }
 }
 
-/// What honest pairs saw in one situation.
-#[derive(Debug)]
-struct Figures {
-    situation: &'static str,
-    letters: usize,
-    submit_p50_us: u64,
-    submit_p99_us: u64,
-    delivered_p50_us: u64,
-    delivered_p99_us: u64,
-    attacks: u64,
-    hub_peak_kib: u64,
-}
-
 /// Runs it on a hub of its own.
 ///
 /// # Errors
 /// If an honest system is not served.
-pub fn run(args: &Args) -> anyhow::Result<()> {
-    tokio::runtime::Runtime::new()?.block_on(all(args))
+pub fn run(args: &Args, report: &mut Report) -> anyhow::Result<()> {
+    let work_dir = report.work_dir()?;
+    let about = format!("{PAIRS} honest pairs, each sending one letter after the other.");
+    report.profile("hostile", &about, work_dir.path())?;
+    let mut table = Table::new("beside");
+    for _ in 0..args.common.rounds {
+        tokio::runtime::Runtime::new()?.block_on(all(args.common.seconds, &mut table))?;
+    }
+    report.table(table);
+    Ok(())
 }
 
-async fn all(args: &Args) -> anyhow::Result<()> {
+async fn all(seconds: u64, table: &mut Table) -> anyhow::Result<()> {
     let hub = HubProcess::start().await?;
     let hostile = hub.ministry("hostile", &["H99"]).await?;
     let mut pairs = Vec::new();
@@ -107,7 +103,6 @@ async fn all(args: &Args) -> anyhow::Result<()> {
     let addresses: toml::Table = std::fs::read_to_string(hub.path().join("addresses.toml"))?.parse()?;
     let address = addresses["systems"].as_str().context("an address")?.to_owned();
     let pairs: Vec<_> = pairs.into_iter().map(Arc::new).collect();
-    let mut all = Vec::new();
     for (situation, attack) in ATTACKS {
         eprintln!("{situation} …");
         let target = Arc::new(Target {
@@ -120,79 +115,37 @@ async fn all(args: &Args) -> anyhow::Result<()> {
         tokio::time::sleep(Duration::from_millis(500)).await;
         let mut honest = JoinSet::new();
         for pair in &pairs {
-            honest.spawn(letters(pair.clone(), Duration::from_secs(args.seconds)));
+            honest.spawn(letters(pair.clone(), Duration::from_secs(seconds)));
         }
-        let mut times = Vec::new();
+        let (mut submitted, mut delivered, mut letters) = (Latencies::default(), Latencies::default(), 0);
         while let Some(found) = honest.join_next().await {
-            times.extend(found??);
+            for (to_receipt, to_recipient) in found?? {
+                submitted.record(to_receipt);
+                delivered.record(to_recipient);
+                letters += 1;
+            }
         }
         target.stop.store(true, Ordering::Relaxed);
         attackers.abort_all();
         while attackers.join_next().await.is_some() {}
         let attacks = target.done.load(Ordering::Relaxed);
-        all.push(figures(situation, times, attacks, hub.peak_kib().unwrap_or(0)));
+        let figures = vec![
+            ("letters", f64::from(letters)),
+            ("submit p50 ms", submitted.ms(50.0)),
+            ("submit p99 ms", submitted.ms(99.0)),
+            ("delivered p50 ms", delivered.ms(50.0)),
+            ("delivered p99 ms", delivered.ms(99.0)),
+            ("attacks", attacks as f64),
+            ("hub's peak MiB", hub.memory_mib("VmHWM:") as f64),
+        ];
+        table.add(situation, figures);
     }
     hub.finish().await?;
-    match args.json {
-        true => all.iter().for_each(|one| println!("{}", one.json())),
-        false => print(&all),
-    }
     Ok(())
 }
 
-impl Figures {
-    fn json(&self) -> serde_json::Value {
-        serde_json::json!({
-            "situation": self.situation,
-            "letters": self.letters,
-            "submit_us": { "p50": self.submit_p50_us, "p99": self.submit_p99_us },
-            "delivered_us": { "p50": self.delivered_p50_us, "p99": self.delivered_p99_us },
-            "attacks": self.attacks,
-            "hub_peak_kib": self.hub_peak_kib,
-        })
-    }
-}
-
-fn print(all: &[Figures]) {
-    println!("| beside | letters | submit p50, p99 ms | delivered p50, p99 ms | attacks | hub's peak MiB |");
-    println!("|---|---|---|---|---|---|");
-    let ms = |us: u64| us as f64 / 1e3;
-    for one in all {
-        println!(
-            "| {} | {} | {:.1}, {:.1} | {:.1}, {:.1} | {} | {} |",
-            one.situation,
-            one.letters,
-            ms(one.submit_p50_us),
-            ms(one.submit_p99_us),
-            ms(one.delivered_p50_us),
-            ms(one.delivered_p99_us),
-            one.attacks,
-            one.hub_peak_kib / 1024,
-        );
-    }
-}
-
-fn figures(situation: &'static str, mut times: Vec<(u64, u64)>, attacks: u64, hub_peak_kib: u64) -> Figures {
-    let letters = times.len();
-    let mut at = |share: usize, of: fn(&(u64, u64)) -> u64| {
-        times.sort_unstable_by_key(of);
-        times.get(letters.saturating_sub(1) * share / 100).map_or(0, of)
-    };
-    Figures {
-        situation,
-        letters,
-        submit_p50_us: at(50, |time| time.0),
-        submit_p99_us: at(99, |time| time.0),
-        delivered_p50_us: at(50, |time| time.1),
-        delivered_p99_us: at(99, |time| time.1),
-        attacks,
-        hub_peak_kib,
-    }
-}
-
-/// One letter after the other: microseconds to the receipt, and to the
-/// recipient.
-async fn letters(pair: Arc<(Raw, Raw)>, time: Duration) -> anyhow::Result<Vec<(u64, u64)>> {
+/// One letter after the other: how long to the receipt, and to the recipient.
+async fn letters(pair: Arc<(Raw, Raw)>, time: Duration) -> anyhow::Result<Vec<(Duration, Duration)>> {
     let (sender, receiver) = &*pair;
     let (say, said) = mpsc::channel(8);
     let start = ReceiveStart { accounted_to: 0, credit: 1, lease_duration_ms: 0, ..Default::default() };
@@ -212,7 +165,7 @@ async fn letters(pair: Arc<(Raw, Raw)>, time: Duration) -> anyhow::Result<Vec<(u
                 break delivery;
             }
         };
-        times.push((submitted.as_micros() as u64, sent.elapsed().as_micros() as u64));
+        times.push((submitted, sent.elapsed()));
         receiver.mailbox().acknowledge(acknowledgement(receiver, &delivery)).await?;
         say.send(ReceiveRequest { part: Some(Say::Credit(Credit { deliveries: 1 })) }).await?;
     }

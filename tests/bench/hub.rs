@@ -44,6 +44,11 @@ impl Hub {
         Ok(hub)
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// A figure in KiB of `/proc/<pid>/status`, as MiB.
     pub fn memory_mib(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();

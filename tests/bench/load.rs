@@ -3,10 +3,7 @@
 
 use std::{
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -23,82 +20,57 @@ use axis_tests::{
     Raw,
     seed::{EVERYONE, agency, home},
 };
-use futures_util::future::try_join_all;
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::{
+    measure::{Latencies, Measured, Pace, closed},
+    signed::Signed,
+};
+
 /// Submissions under way at once.
 const SUBMITS_AT_ONCE: usize = 64;
+/// The system that gets what [`probe`] submits.
+pub const PROBED: usize = 3;
 /// Credit of a stream that receives.
 const CREDIT: u32 = 128;
 
-/// How long calls took.
-#[derive(Debug, Clone, Default)]
-pub struct Latencies(Vec<Duration>);
-
-impl Latencies {
-    /// The time within which so many of a thousand were answered, in
-    /// milliseconds.
-    pub fn ms(&self, of_thousand: usize) -> f64 {
-        let mut sorted = self.0.clone();
-        sorted.sort_unstable();
-        let place = (sorted.len() * of_thousand / 1_000).min(sorted.len().saturating_sub(1));
-        sorted.get(place).map_or(0.0, |took| took.as_secs_f64() * 1_000.0)
-    }
-}
+/// Longest that a count of calls may take.
+const WITHIN: Duration = Duration::from_secs(3_600);
 
 /// What a load did.
 #[derive(Debug, Clone, Default)]
 pub struct Done {
     /// How many.
     pub count: u64,
-    /// In what time.
-    pub took: Duration,
     /// Each call's.
     pub latencies: Latencies,
 }
 
-impl Done {
-    /// A second.
-    pub fn rate(&self) -> f64 {
-        self.count as f64 / self.took.as_secs_f64().max(1e-9)
-    }
-}
-
 /// Connects a system of a seeded hub.
 pub async fn connect(dir: &Path, place: usize) -> anyhow::Result<Raw> {
-    Raw::at(&home(dir, place), &agency(place)).await
+    Raw::wide(&home(dir, place), &agency(place)).await
 }
 
-/// Submits envelopes to one recipient each, many at once.
-pub async fn submit(dir: &Path, count: usize) -> anyhow::Result<Done> {
-    let raw = connect(dir, 0).await?;
-    let made = (0..count).map(|number| {
-        let file = format!("Công văn số {number}");
-        let sealed = raw.seal(&raw.envelope(&agency(1 + number % 7), file.as_bytes()));
-        SubmitRequest { sealed_envelope: Some(sealed), documents: vec![file.into_bytes().into()] }
-    });
-    let made: Arc<Vec<SubmitRequest>> = Arc::new(made.collect());
-    let next = Arc::new(AtomicU64::new(0));
-    let began = Instant::now();
-    let workers = (0..SUBMITS_AT_ONCE).map(|_| {
-        let (made, next, mut client) = (made.clone(), next.clone(), raw.submission());
-        tokio::spawn(async move {
-            let mut latencies = Vec::new();
-            while let Some(request) = made.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
-                let called = Instant::now();
-                client.submit(request.clone()).await?;
-                latencies.push(called.elapsed());
-            }
-            anyhow::Ok(latencies)
-        })
-    });
-    let mut latencies = Vec::new();
-    for of_worker in try_join_all(workers).await? {
-        latencies.extend(of_worker?);
+/// Submits what was signed by the first systems, many at once, until nothing
+/// is left.
+pub async fn submit(dir: &Path, hub: u32, signed: Signed) -> anyhow::Result<Measured> {
+    let mut clients = Vec::new();
+    for place in 0..signed.senders() {
+        clients.push(connect(dir, place).await?.submission());
     }
-    Ok(Done { count: count as u64, took: began.elapsed(), latencies: Latencies(latencies) })
+    let (clients, signed) = (Arc::new(clients), Arc::new(signed));
+    let pace = Pace { warm: Duration::ZERO, run: WITHIN };
+    closed("submit", pace, hub, SUBMITS_AT_ONCE, move |worker| {
+        let (sender, clients, signed) = (worker % clients.len(), clients.clone(), signed.clone());
+        async move {
+            let Some(request) = signed.next(sender) else { return Ok(None) };
+            clients[sender].clone().submit(request).await?;
+            Ok(Some(0))
+        }
+    })
+    .await
 }
 
 /// Submits one at a time until told to end: how long each takes is what others
@@ -106,15 +78,16 @@ pub async fn submit(dir: &Path, count: usize) -> anyhow::Result<Done> {
 pub async fn probe(dir: &Path, end: tokio_util::sync::CancellationToken) -> anyhow::Result<Done> {
     let raw = connect(dir, 2).await?;
     let mut client = raw.submission();
-    let (began, mut latencies) = (Instant::now(), Vec::new());
+    let (mut count, mut latencies) = (0, Latencies::default());
     while !end.is_cancelled() {
-        let sealed = raw.seal(&raw.envelope(&agency(3), b"a"));
+        let sealed = raw.seal(&raw.envelope(&agency(PROBED), b"a"));
         let request = SubmitRequest { sealed_envelope: Some(sealed), documents: vec![b"a"[..].into()] };
         let called = Instant::now();
         client.submit(request).await?;
-        latencies.push(called.elapsed());
+        latencies.record(called.elapsed());
+        count += 1;
     }
-    Ok(Done { count: latencies.len() as u64, took: began.elapsed(), latencies: Latencies(latencies) })
+    Ok(Done { count, latencies })
 }
 
 /// Submits one envelope to everybody; returns its sequence and how long the
@@ -147,7 +120,7 @@ pub async fn deliver(dir: &Path, place: usize, count: u64) -> anyhow::Result<(Do
     .await?;
     let mut answers = raw.mailbox().receive(ReceiverStream::new(asks)).await?.into_inner();
     let mut sent = std::collections::HashMap::new();
-    let (mut taken, mut done, mut first, mut latencies) = (0, 0, Duration::ZERO, Vec::new());
+    let (mut taken, mut done, mut first, mut latencies) = (0, 0, Duration::ZERO, Latencies::default());
     while done < count {
         match answers.message().await?.and_then(|answer| answer.part) {
             Some(Answer::Delivery(delivery)) => {
@@ -165,18 +138,20 @@ pub async fn deliver(dir: &Path, place: usize, count: u64) -> anyhow::Result<(Do
             }
             Some(Answer::Answer(answer)) => {
                 done += 1;
-                latencies.extend(sent.remove(&answer.tag).map(|sent| sent.elapsed()));
+                if let Some(sent) = sent.remove(&answer.tag) {
+                    latencies.record(sent.elapsed());
+                }
             }
             Some(Answer::Closing(closing)) => anyhow::bail!("the hub closed the stream: {closing:?}"),
             Some(Answer::Gone(_) | Answer::Progress(_)) => {}
             None => anyhow::bail!("the stream ended after {done} of {count}"),
         }
     }
-    let took = began.elapsed().saturating_sub(first);
-    Ok((Done { count, took, latencies: Latencies(latencies) }, first))
+    Ok((Done { count, latencies }, first))
 }
 
-fn acknowledge(raw: &Raw, delivery: &Delivery) -> AcknowledgeRequest {
+/// Seals that a delivery was taken.
+pub fn acknowledge(raw: &Raw, delivery: &Delivery) -> AcknowledgeRequest {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let acknowledgement = Acknowledgement {
         hub_id: "truc.test".into(),

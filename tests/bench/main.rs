@@ -2,23 +2,35 @@
 //! nothing about time: counts are tests, times are read by people.
 //!
 //! ```text
-//! bench seed-journal N --dir HUB     a hub with N envelopes that wait
-//! bench queues --waiting 1000,…      what they cost, and whom a broadcast stalls
+//! bench small                        4 KiB documents: rates, latencies, processor time
+//! bench broadcast                    one envelope to 100 000, and whom it keeps waiting
+//! bench backlog --waiting 1000,…     what a long queue costs
 //! bench hostile                      the honest beside each kind of attack
-//! bench transfers                    large documents beside them, and the hub's memory
+//! bench transfers                    large documents beside a queue, and the hub's memory
+//! bench all                          what BENCHMARKS.md holds
+//! bench seed-journal N --dir HUB     a hub with N envelopes that wait
 //! ```
+//!
+//! [`measure`] says how a load is measured, [`report`] how figures are shown.
 
+mod backlog;
+mod baseline;
+mod broadcast;
 mod hostile;
 mod hub;
 mod load;
-mod queues;
+mod measure;
 mod report;
 mod seed;
+mod signed;
+mod small;
 mod transfers;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use report::{Common, Output, Report};
 
 #[derive(Parser)]
 #[command(name = "bench", about = "Figures of a real hub, and what it takes to get them")]
@@ -29,22 +41,31 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Make a hub with a long past, or add to one that was made so
-    SeedJournal(seed::Args),
-    /// Submit, deliver and start beside long queues; and a broadcast
-    Queues(queues::Args),
+    /// Submit, deliver and acknowledge documents of 4 KiB
+    Small(small::Args),
+    /// One envelope to everybody, beside somebody else's submissions
+    Broadcast(broadcast::Args),
+    /// Submit, deliver and start beside long queues
+    Backlog(backlog::Args),
     /// Latencies of honest systems, alone and beside hostile ones
     Hostile(hostile::Args),
     /// Move large documents beside a long queue, and measure the hub's memory
     Transfers(transfers::Args),
+    /// All that BENCHMARKS.md holds, in one report; some hours
+    All(Common),
+    /// Make a hub with a long past, or add to one that was made so
+    SeedJournal(seed::Args),
 }
 
 fn main() -> ExitCode {
     let outcome = match Args::parse().command {
+        Command::Small(args) => profile(&args.common, |report| small::run(&args, report)),
+        Command::Broadcast(args) => profile(&args.common, |report| broadcast::run(&args, report)),
+        Command::Backlog(args) => profile(&args.common, |report| backlog::run(&args, report)),
+        Command::Hostile(args) => profile(&args.common, |report| hostile::run(&args, report)),
+        Command::Transfers(args) => reported(&args.output, 1, |report| transfers::run(&args, report)),
+        Command::All(common) => profile(&common, |report| all(&common, report)),
         Command::SeedJournal(args) => seed::run(&args),
-        Command::Queues(args) => queues::run(&args).inspect(|()| println!("\n{}", report::machine())),
-        Command::Hostile(args) => hostile::run(&args),
-        Command::Transfers(args) => transfers::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -53,4 +74,30 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// One profile after the other; what one fails at does not keep the next.
+fn all(common: &Common, report: &mut Report) -> anyhow::Result<()> {
+    let outcomes = [
+        small::run(&small::Args::of(common), report),
+        broadcast::run(&broadcast::Args::of(common), report),
+        backlog::run(&backlog::Args::of(common), report),
+    ];
+    outcomes.into_iter().collect()
+}
+
+/// A profile with the usual options.
+fn profile(common: &Common, run: impl FnOnce(&mut Report) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    reported(&common.output, common.seconds, run)
+}
+
+/// A run and its report, which is written also if the run fails in the end.
+fn reported(
+    output: &Output,
+    seconds: u64,
+    run: impl FnOnce(&mut Report) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let mut report = Report::begin(output, seconds)?;
+    let outcome = run(&mut report);
+    report.end().and(outcome)
 }

@@ -26,6 +26,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc::Sender;
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::report::{Output, Report, Table};
+
 /// Bytes of one chunk of an upload.
 const CHUNK: u64 = 512 * 1024;
 /// Most bytes of an upload that a killed hub may have to be sent again: a
@@ -53,23 +55,34 @@ pub struct Args {
     /// Kill the hub when half of the first document is in, and go on
     #[arg(long)]
     kill: bool,
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// Runs it.
-pub fn run(args: &Args) -> anyhow::Result<()> {
-    tokio::runtime::Runtime::new()?.block_on(transfer(args))
+pub fn run(args: &Args, report: &mut Report) -> anyhow::Result<()> {
+    let work_dir = report.work_dir()?;
+    let about = format!("Documents of {} MiB beside {} envelopes that wait.", args.mib, args.waiting);
+    report.profile("transfers", &about, work_dir.path())?;
+    let mut table = Table::new("step");
+    let outcome = tokio::runtime::Runtime::new()?.block_on(transfer(args, &mut table));
+    report.table(table);
+    outcome
 }
 
-async fn transfer(args: &Args) -> anyhow::Result<()> {
+async fn transfer(args: &Args, table: &mut Table) -> anyhow::Result<()> {
     let size = args.mib << 20;
     let began = Instant::now();
     let plan = Plan { waiting: args.waiting, systems: 16, ..Plan::default() };
     let mut hub = HubProcess::seeded(plan).await?;
-    let say = |hub: &HubProcess, what: &str, began: Instant, bytes: u64| {
+    let mut say = |hub: &HubProcess, what: &str, began: Instant, bytes: u64| {
         let took = began.elapsed().as_secs_f64();
-        let rate = bytes as f64 / took / f64::from(1 << 20);
-        let rate = if bytes > 0 { format!(", {rate:.0} MiB/s") } else { String::new() };
-        println!("{what}: {took:.1} s{rate}; the hub has taken {} MiB at most", hub.memory_mib("VmHWM:"));
+        eprintln!("bench: {what}: {took:.1} s");
+        let mut figures = vec![("s", took), ("hub's VmHWM MiB", hub.memory_mib("VmHWM:") as f64)];
+        if bytes > 0 {
+            figures.insert(1, ("MiB/s", bytes as f64 / took / f64::from(1 << 20)));
+        }
+        table.add(what, figures);
     };
     say(&hub, &format!("{} envelopes wait, the hub made its state", args.waiting), began, 0);
 
@@ -120,7 +133,7 @@ async fn transfer(args: &Args) -> anyhow::Result<()> {
     hub.kill()?;
     let began = Instant::now();
     hub.resume().await?;
-    say(&hub, "started again after SIGKILL", began, 0);
+    say(&hub, "started again after SIGKILL, at the end", began, 0);
     hwm = hwm.max(hub.memory_mib("VmHWM:"));
     hub.terminate().await?;
     anyhow::ensure!(hwm > 0, "the system does not say how much memory the hub took");

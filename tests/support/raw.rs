@@ -43,13 +43,27 @@ impl Raw {
         Self::with_window(home, agency, None).await
     }
 
+    /// The same, and the hub may send as much ahead as the SDK lets it.
+    pub async fn wide(home: &Path, agency: &str) -> anyhow::Result<Self> {
+        Self::with_windows(home, agency, Some(4 << 20), Some(16 << 20)).await
+    }
+
     /// The same, with so many bytes that the hub may send before they are
     /// read.
     pub async fn with_window(home: &Path, agency: &str, window: Option<u32>) -> anyhow::Result<Self> {
+        Self::with_windows(home, agency, window, None).await
+    }
+
+    async fn with_windows(
+        home: &Path,
+        agency: &str,
+        stream: Option<u32>,
+        connection: Option<u32>,
+    ) -> anyhow::Result<Self> {
         let profile: toml::Table = std::fs::read_to_string(home.join("axis.toml"))?.parse()?;
         let address =
             profile.get("hub_address").and_then(toml::Value::as_str).context("hub_address")?.to_owned();
-        let channel = connect(home, address, window).await?;
+        let channel = connect(home, address, stream, connection).await?;
         let key = SigningKey::from_pem(&std::fs::read_to_string(home.join("signing.pem"))?)?;
         Ok(Self { channel, key, agency: agency.to_owned() })
     }
@@ -117,7 +131,12 @@ pub fn tls(home: &Path, identity: Option<&Path>) -> anyhow::Result<Arc<ClientCon
     Ok(Arc::new(config))
 }
 
-async fn connect(home: &Path, address: String, window: Option<u32>) -> anyhow::Result<Channel> {
+async fn connect(
+    home: &Path,
+    address: String,
+    stream: Option<u32>,
+    connection: Option<u32>,
+) -> anyhow::Result<Channel> {
     let config = tls(home, Some(home))?;
     let connector = tokio_rustls::TlsConnector::from(config);
     let (host, _) = address.rsplit_once(':').context("host:port")?;
@@ -132,7 +151,9 @@ async fn connect(home: &Path, address: String, window: Option<u32>) -> anyhow::R
             Ok::<_, std::io::Error>(TokioIo::new(connector.connect(name, stream).await?))
         }
     });
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))?.initial_stream_window_size(window);
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))?
+        .initial_stream_window_size(stream)
+        .initial_connection_window_size(connection);
     Ok(endpoint.connect_with_connector_lazy(connect))
 }
 
