@@ -16,7 +16,8 @@
 //! A row that is added again is another round: it shows the median, with the
 //! lowest and highest beside it. In JSON a figure is
 //! `profiles.<name>.tables.<table>.<row>.<figure>.median`, beside `lowest` and
-//! `highest`; a figure's name there has `_` for all but letters and digits.
+//! `highest`; a figure's name there has `_` for all but letters and digits, and
+//! `us` for µs: `hub_cpu_us`, `p99_9_ms`.
 
 use std::{
     collections::BTreeMap,
@@ -197,9 +198,12 @@ impl Of {
 
 /// A figure's name for programs.
 fn slug(name: &str) -> String {
-    let name: String =
-        name.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '_' }).collect();
-    name.trim_matches('_').to_lowercase()
+    let kept = |letter: char| match letter {
+        'µ' => 'u',
+        letter if letter.is_ascii_alphanumeric() => letter.to_ascii_lowercase(),
+        _ => '_',
+    };
+    name.chars().map(kept).collect::<String>().trim_matches('_').to_owned()
 }
 
 /// Three digits that count.
@@ -437,6 +441,7 @@ mod tests {
         assert_eq!(table().json()["one"]["per_second"]["lowest"], 1_000_000.0);
         assert_eq!(slug("p99.9 ms"), "p99_9_ms");
         assert_eq!(slug("× verify_strict"), "verify_strict");
+        assert_eq!(slug("hub CPU µs"), "hub_cpu_us");
     }
 
     #[test]
