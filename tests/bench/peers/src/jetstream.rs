@@ -40,14 +40,8 @@ pub enum Sync {
     Default,
 }
 
-/// Starts it and does these works.
-pub async fn run(
-    setup: &Setup,
-    sync: Sync,
-    works: &[Work],
-    span: Span,
-    mut told: impl FnMut(Figures),
-) -> anyhow::Result<()> {
+/// Starts it and does one work.
+pub async fn run(setup: &Setup, sync: Sync, work: Work, span: Span) -> anyhow::Result<Figures> {
     let port = free_port()?;
     let dir = setup.dir.path();
     let interval = match sync {
@@ -79,16 +73,11 @@ pub async fn run(
         Ok(options.connect(format!("127.0.0.1:{port}")).await?)
     };
     server.ready(connect).await?;
-    for work in works {
-        let mut clients = Vec::new();
-        for _ in 0..CONNECTIONS + RECIPIENTS {
-            clients.push(connect().await?);
-        }
-        let queue = Arc::new(Queue::make(clients).await?);
-        told(measure(queue.clone(), &server, *work, span).await?);
-        queue.publishers[0].delete_stream(STREAM).await?;
+    let mut clients = Vec::new();
+    for _ in 0..CONNECTIONS + RECIPIENTS {
+        clients.push(connect().await?);
     }
-    Ok(())
+    measure(Arc::new(Queue::make(clients).await?), &server, work, span).await
 }
 
 struct Queue {

@@ -29,7 +29,7 @@ pub const CYCLES_UNDER_WAY: usize = 1_024;
 /// Whom messages are for: a queue each.
 pub const RECIPIENTS: usize = 4;
 /// Longest that what is under way may take to end after the measurement.
-const DRAIN_MAX: Duration = Duration::from_secs(60);
+const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// Latencies from 1 µs to a minute, to three digits.
 const LATENCY_MAX_US: u64 = 60_000_000;
 

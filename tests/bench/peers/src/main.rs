@@ -30,8 +30,9 @@ use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    load::{Figures, Span, Work},
+    load::{Figures, Work},
     places::Places,
+    race::Contestant,
     tls::Tls,
 };
 
@@ -141,17 +142,14 @@ async fn interrupted() -> anyhow::Result<&'static str> {
 }
 
 async fn run(command: Command) -> anyhow::Result<()> {
-    let print = |figures: Figures| println!("{}", serde_json::json!(figures));
-    match command {
-        Command::Jetstream { sync, common } => {
-            jetstream::run(&Setup::make(&common)?, sync, &common.works, Span::of(common.seconds), print).await
+    let (peer, common) = match command {
+        Command::Jetstream { sync: jetstream::Sync::Always, common } => (Contestant::Jetstream, common),
+        Command::Jetstream { sync: jetstream::Sync::Default, common } => {
+            (Contestant::JetstreamDefault, common)
         }
-        Command::Rabbitmq { common } => {
-            rabbitmq::run(&Setup::make(&common)?, &common.works, Span::of(common.seconds), print).await
-        }
-        Command::Postgresql { common } => {
-            postgresql::run(&Setup::make(&common)?, &common.works, Span::of(common.seconds), print).await
-        }
-        Command::Race(args) => race::run(&args).await,
-    }
+        Command::Rabbitmq { common } => (Contestant::Rabbitmq, common),
+        Command::Postgresql { common } => (Contestant::Postgresql, common),
+        Command::Race(args) => return race::run(&args).await,
+    };
+    peer.run(&common, &mut |figures: Figures| println!("{}", serde_json::json!(figures))).await
 }

@@ -41,7 +41,6 @@ const SETTINGS: [&str; 8] = [
 /// Bodies are kept as they are and beside the row, so that a lease does not
 /// write them again.
 const SCHEMA: &str = "
-    DROP TABLE IF EXISTS letter;
     CREATE TABLE letter (
         id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
         recipient int NOT NULL,
@@ -60,13 +59,8 @@ const LEASE: &str = "
     RETURNING id, body";
 const ACKNOWLEDGE: &str = "DELETE FROM letter WHERE id = $1";
 
-/// Starts it and does these works.
-pub async fn run(
-    setup: &Setup,
-    works: &[Work],
-    span: Span,
-    mut told: impl FnMut(Figures),
-) -> anyhow::Result<()> {
+/// Starts it and does one work.
+pub async fn run(setup: &Setup, work: Work, span: Span) -> anyhow::Result<Figures> {
     let dir = setup.dir.path();
     let user = user_instead_of_root(USER)?;
     if let Some(user) = user {
@@ -98,15 +92,11 @@ pub async fn run(
     let mut server = Server::start("postgresql", command, Signal::QUIT, dir.join("postgresql.log"))?;
     let connect = || connect(setup, port);
     server.ready(connect).await?;
-    for work in works {
-        let mut clients = Vec::new();
-        for _ in 0..CONNECTIONS + CONSUMERS {
-            clients.push(connect().await?);
-        }
-        let table = Arc::new(Table::make(clients).await?);
-        told(measure(table, &server, *work, span).await?);
+    let mut clients = Vec::new();
+    for _ in 0..CONNECTIONS + CONSUMERS {
+        clients.push(connect().await?);
     }
-    Ok(())
+    measure(Arc::new(Table::make(clients).await?), &server, work, span).await
 }
 
 async fn make(mut initdb: Command, data: &Path) -> anyhow::Result<()> {

@@ -1,7 +1,7 @@
 //! RabbitMQ, one node: a quorum queue for each recipient, publisher confirms,
 //! an acknowledgement for each message.
 
-use std::{process::Command, sync::Arc};
+use std::{process::Command, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use lapin::{
     BasicProperties, Channel, Connection, ConnectionBuilder,
     options::{
         BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
-        QueueDeclareOptions, QueueDeleteOptions,
+        QueueDeclareOptions,
     },
     tcp::OwnedTLSConfig,
     types::{AMQPValue, FieldTable},
@@ -26,16 +26,13 @@ use crate::{
 
 /// Connections that publish; a channel each.
 const CONNECTIONS: usize = 4;
+/// What the node may take to tell queues of acknowledgements that it has.
+const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(1);
 /// Deliveries to one consumer that are not acknowledged yet.
 const PREFETCH: u16 = 256;
 
-/// Starts it and does these works.
-pub async fn run(
-    setup: &Setup,
-    works: &[Work],
-    span: Span,
-    mut told: impl FnMut(Figures),
-) -> anyhow::Result<()> {
+/// Starts it and does one work.
+pub async fn run(setup: &Setup, work: Work, span: Span) -> anyhow::Result<Figures> {
     let dir = setup.dir.path();
     let (port, distribution, mapper) = (free_port()?, free_port()?, free_port()?);
     let listeners = match &setup.tls {
@@ -84,22 +81,17 @@ pub async fn run(
         Ok(builder.connect().await?)
     };
     server.ready(connect).await?;
-    for work in works {
-        let mut connections = Vec::new();
-        for _ in 0..CONNECTIONS + RECIPIENTS {
-            connections.push(connect().await?);
-        }
-        let queues = Arc::new(Queues::make(connections).await?);
-        told(measure(queues.clone(), &server, *work, span).await?);
-        queues.delete().await?;
+    let mut connections = Vec::new();
+    for _ in 0..CONNECTIONS + RECIPIENTS {
+        connections.push(connect().await?);
     }
-    Ok(())
+    measure(Arc::new(Queues::make(connections).await?), &server, work, span).await
 }
 
 struct Queues {
     publishers: Vec<Channel>,
-    consumers: Vec<Connection>,
-    _publishing: Vec<Connection>,
+    consumers: Vec<Channel>,
+    connections: Vec<Connection>,
 }
 
 fn queue(recipient: usize) -> String {
@@ -107,13 +99,17 @@ fn queue(recipient: usize) -> String {
 }
 
 impl Queues {
-    async fn make(mut connections: Vec<Connection>) -> anyhow::Result<Self> {
-        let consumers = connections.split_off(CONNECTIONS);
-        let mut publishers = Vec::new();
-        for connection in &connections {
+    async fn make(connections: Vec<Connection>) -> anyhow::Result<Self> {
+        let (mut publishers, mut consumers) = (Vec::new(), Vec::new());
+        for (place, connection) in connections.iter().enumerate() {
             let channel = connection.create_channel().await?;
-            channel.confirm_select(ConfirmSelectOptions::default()).await?;
-            publishers.push(channel);
+            if place < CONNECTIONS {
+                channel.confirm_select(ConfirmSelectOptions::default()).await?;
+                publishers.push(channel);
+            } else {
+                channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
+                consumers.push(channel);
+            }
         }
         let mut quorum = FieldTable::default();
         quorum.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
@@ -121,14 +117,7 @@ impl Queues {
             let options = QueueDeclareOptions { durable: true, ..Default::default() };
             publishers[0].queue_declare(queue(recipient).into(), options, quorum.clone()).await?;
         }
-        Ok(Self { publishers, consumers, _publishing: connections })
-    }
-
-    async fn delete(&self) -> anyhow::Result<()> {
-        for recipient in 0..RECIPIENTS {
-            self.publishers[0].queue_delete(queue(recipient).into(), QueueDeleteOptions::default()).await?;
-        }
-        Ok(())
+        Ok(Self { publishers, consumers, connections })
     }
 }
 
@@ -149,8 +138,7 @@ impl Peer for Queues {
     /// AMQP does not answer acknowledgements: one counts when it is sent, and
     /// `kept` sees at the end that all arrived.
     async fn consume(&self, lane: usize, cycle: &Cycle) -> anyhow::Result<()> {
-        let channel = self.consumers[lane].create_channel().await?;
-        channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
+        let channel = &self.consumers[lane];
         let options = BasicConsumeOptions::default();
         let consumer = channel.basic_consume(queue(lane).into(), "".into(), options, FieldTable::default());
         let mut deliveries = consumer.await?;
@@ -163,8 +151,13 @@ impl Peer for Queues {
     }
 
     async fn kept(&self) -> anyhow::Result<u64> {
-        // what was delivered and not acknowledged comes back
-        for connection in self.consumers.iter().filter(|connection| connection.status().connected()) {
+        // a channel that ends takes along what its queue was not told yet; what
+        // was delivered and not acknowledged comes back then
+        let consuming = &self.connections[CONNECTIONS..];
+        if consuming.iter().all(|connection| connection.status().connected()) {
+            tokio::time::sleep(ACKNOWLEDGED_WITHIN).await;
+        }
+        for connection in consuming.iter().filter(|connection| connection.status().connected()) {
             connection.close(200, "".into()).await.context("closing a consumer's connection")?;
         }
         let mut kept = 0;
