@@ -170,7 +170,7 @@ async fn axis(setup: &Setup, common: &Common, told: &mut impl FnMut(Figures)) ->
             figure.with_context(|| format!("bench small has no {name} of {row}"))
         };
         let (per_second, cpu_us_each, seconds) =
-            (figure("per_second")?, figure("hub_cpu__s")?, common.seconds as f64);
+            (figure("per_second")?, figure("hub_cpu_us")?, common.seconds as f64);
         told(Figures {
             peer: (*peer).to_owned(),
             work: work.name().to_owned(),
