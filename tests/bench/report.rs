@@ -263,16 +263,14 @@ impl Report {
     }
 
     /// Begins a profile; measures what the machine can do now on this disk.
-    /// Returns the median time of one `verify_strict` of 4 KiB on one of busy
-    /// processors, in microseconds.
-    pub fn profile(&mut self, name: &'static str, about: &str, dir: &Path) -> anyhow::Result<f64> {
+    pub fn profile(&mut self, name: &'static str, about: &str, dir: &Path) -> anyhow::Result<()> {
         eprintln!("bench: {name}: what the machine can do");
         let baseline = baseline::measure(dir, self.seconds)?;
         let mut table = Table::new("the machine, just before").upright();
         table.add("now", baseline.figures());
         self.profiles.push(Profile { name, about: about.to_owned(), tables: Vec::new(), words: Vec::new() });
         self.table(table);
-        Ok(baseline.verify_busy_us)
+        Ok(())
     }
 
     /// Adds a table to the profile and shows it.
