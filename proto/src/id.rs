@@ -3,8 +3,8 @@
 
 use std::{fmt, str::FromStr};
 
+use crate::sha256;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
-use sha2::{Digest as _, Sha256};
 
 /// Why a text or bytes are not the id they should be. The message says what
 /// is allowed.
@@ -261,7 +261,7 @@ pub struct Digest([u8; 32]);
 impl Digest {
     /// The digest of these bytes.
     pub fn of(bytes: &[u8]) -> Self {
-        Self(Sha256::digest(bytes).into())
+        Self(sha256::of(&[bytes]))
     }
 
     /// From a digest's own bytes.

@@ -2,21 +2,16 @@
 //! that a recipient proves its own place and learns nobody else's.
 
 use bytes::Bytes;
-use sha2::{Digest as _, Sha256};
 
 use crate::{
     record::v1::{LeafList, LeafOpening},
+    sha256,
     tree::{self, Hash},
 };
 
 /// Salt of leaf `i`, from the list's secret.
 pub fn salt_of(secret: &[u8], i: u32) -> [u8; 16] {
-    let digest: Hash = Sha256::new()
-        .chain_update(b"axis leaf salt v1")
-        .chain_update(secret)
-        .chain_update(i.to_be_bytes())
-        .finalize()
-        .into();
+    let digest = sha256::of(&[b"axis leaf salt v1", secret, &i.to_be_bytes()]);
     let mut salt = [0; 16];
     salt.copy_from_slice(&digest[..16]);
     salt
@@ -24,7 +19,7 @@ pub fn salt_of(secret: &[u8], i: u32) -> [u8; 16] {
 
 /// Hash of a leaf with its salt.
 pub fn hash_of(salt: &[u8; 16], leaf: &[u8]) -> Hash {
-    Sha256::new().chain_update([0]).chain_update(salt).chain_update(leaf).finalize().into()
+    sha256::of(&[&[0], salt, leaf])
 }
 
 /// Root over the list.

@@ -10,6 +10,7 @@ pub mod proof;
 pub mod reason;
 pub mod receipt;
 pub mod seal;
+mod sha256;
 pub mod shape;
 pub mod signed;
 pub mod succession;

@@ -2,7 +2,6 @@
 //! which size may be signed.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use sha2::{Digest as _, Sha256};
 
 use crate::{
     id::decimal,
@@ -206,8 +205,7 @@ pub(crate) fn is_name(name: &str) -> bool {
 
 /// The four bytes that point to a key.
 fn key_id(name: &str, key: &PublicKey) -> [u8; 4] {
-    let digest: [u8; 32] =
-        Sha256::new().chain_update(name).chain_update([b'\n', ED25519]).chain_update(key.0).finalize().into();
+    let digest = crate::sha256::of(&[name.as_bytes(), &[b'\n', ED25519], &key.0]);
     [digest[0], digest[1], digest[2], digest[3]]
 }
 

@@ -3,7 +3,6 @@
 
 use std::{fmt, str::FromStr};
 
-use sha2::{Digest as _, Sha256};
 use zeroize::Zeroize as _;
 
 use crate::id::{Digest, SystemId};
@@ -123,8 +122,7 @@ fn is_address(address: &str) -> bool {
 }
 
 fn checksum(bytes: &[u8]) -> [u8; 4] {
-    let digest: [u8; 32] =
-        Sha256::new().chain_update(b"axis enrolment token v1").chain_update(bytes).finalize().into();
+    let digest = crate::sha256::of(&[b"axis enrolment token v1", bytes]);
     [digest[0], digest[1], digest[2], digest[3]]
 }
 
