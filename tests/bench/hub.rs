@@ -39,7 +39,7 @@ impl Hub {
             let ended = hub.child.try_wait()?;
             anyhow::ensure!(ended.is_none(), "the hub ended: see {}", dir.join("hub.log").display());
             anyhow::ensure!(Instant::now() < deadline, "the hub did not start within {START_MAX:?}");
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(1));
         }
         Ok(hub)
     }
@@ -49,11 +49,21 @@ impl Hub {
         self.child.id()
     }
 
-    /// A figure in KiB of `/proc/<pid>/status`, as MiB.
-    pub fn memory_mib(&self, name: &str) -> u64 {
+    /// Processor time that it has used.
+    pub fn cpu(&self) -> Duration {
+        crate::measure::cpu(&self.pid().to_string())
+    }
+
+    /// A figure in KiB of `/proc/<pid>/status`.
+    pub fn memory_kib(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
-        line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default() / 1_024
+        line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default()
+    }
+
+    /// The same as MiB.
+    pub fn memory_mib(&self, name: &str) -> u64 {
+        self.memory_kib(name) / 1_024
     }
 
     /// What its metrics say now.

@@ -4,6 +4,10 @@
 //! ```text
 //! bench small                        4 KiB documents: rates, latencies, processor time
 //! bench broadcast                    one envelope to 100 000, and whom it keeps waiting
+//! bench dhx                          large documents, alone and many at once
+//! bench vietnam                      a document with its attachment, and what is said about it
+//! bench idle                         10 000 systems that wait, and the hub at rest
+//! bench slow                         near and far systems, beside a hundred far ones
 //! bench backlog --waiting 1000,…     what a long queue costs
 //! bench hostile                      the honest beside each kind of attack
 //! bench transfers                    large documents beside a queue, and the hub's memory
@@ -13,18 +17,26 @@
 //!
 //! [`measure`] says how a load is measured, [`report`] how figures are shown.
 
+mod attend;
 mod backlog;
 mod baseline;
 mod broadcast;
+mod dhx;
+mod exchange;
 mod hostile;
 mod hub;
+mod idle;
 mod load;
 mod measure;
 mod report;
 mod seed;
 mod signed;
+mod slow;
 mod small;
+mod stage;
 mod transfers;
+mod vietnam;
+mod wan;
 
 use std::process::ExitCode;
 
@@ -45,6 +57,14 @@ enum Command {
     Small(small::Args),
     /// One envelope to everybody, beside somebody else's submissions
     Broadcast(broadcast::Args),
+    /// Large documents from one system to another, alone and many at once
+    Dhx(dhx::Args),
+    /// Documents with attachments, and statuses both ways
+    Vietnam(vietnam::Args),
+    /// Systems that are connected and wait, and the hub at rest
+    Idle(idle::Args),
+    /// Near and far systems, alone and beside many far ones
+    Slow(slow::Args),
     /// Submit, deliver and start beside long queues
     Backlog(backlog::Args),
     /// Latencies of honest systems, alone and beside hostile ones
@@ -61,6 +81,10 @@ fn main() -> ExitCode {
     let outcome = match Args::parse().command {
         Command::Small(args) => profile(&args.common, |report| small::run(&args, report)),
         Command::Broadcast(args) => profile(&args.common, |report| broadcast::run(&args, report)),
+        Command::Dhx(args) => profile(&args.common, |report| dhx::run(&args, report)),
+        Command::Vietnam(args) => profile(&args.common, |report| vietnam::run(&args, report)),
+        Command::Idle(args) => profile(&args.common, |report| idle::run(&args, report)),
+        Command::Slow(args) => profile(&args.common, |report| slow::run(&args, report)),
         Command::Backlog(args) => profile(&args.common, |report| backlog::run(&args, report)),
         Command::Hostile(args) => profile(&args.common, |report| hostile::run(&args, report)),
         Command::Transfers(args) => reported(&args.output, 1, |report| transfers::run(&args, report)),

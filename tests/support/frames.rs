@@ -1,8 +1,9 @@
 //! HTTP/2 a frame at a time, for what no client library would send.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use rustls::ClientConfig;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf},
     net::TcpStream,
@@ -56,10 +57,17 @@ impl Frames {
     /// Connects with TLS and says nothing yet. `home` says who may be called,
     /// `identity` who calls.
     pub async fn connect(address: &str, home: &Path, identity: Option<&Path>) -> anyhow::Result<Self> {
-        let connector = tokio_rustls::TlsConnector::from(crate::tls(home, identity)?);
+        Self::connect_with(address, crate::tls(home, identity)?).await
+    }
+
+    /// Connects with this side of TLS and says nothing yet.
+    pub async fn connect_with(address: &str, config: Arc<ClientConfig>) -> anyhow::Result<Self> {
+        let connector = tokio_rustls::TlsConnector::from(config);
         let (host, _) = address.rsplit_once(':').context("host:port")?;
         let name = rustls_pki_types::ServerName::try_from(host.to_owned())?;
-        let stream = connector.connect(name, TcpStream::connect(address).await?).await?;
+        let tcp = TcpStream::connect(address).await?;
+        tcp.set_nodelay(true)?;
+        let stream = connector.connect(name, tcp).await?;
         let (read, write) = tokio::io::split(stream);
         Ok(Self { read, write })
     }

@@ -2,6 +2,7 @@
 //! and ends in `fsck`.
 
 pub mod admin;
+pub mod crowd;
 mod device;
 pub mod frames;
 mod hub;
@@ -21,7 +22,7 @@ pub use link::Link;
 pub use load::{Load, Lost, Told};
 pub use ministry::{Ministry, code, impatient};
 pub use process::{HubProcess, binary, run_axis, run_hub};
-pub use raw::{Raw, refusal_of, tls};
+pub use raw::{Raw, channel, refusal_of, tls};
 
 /// Longest that a condition may take to come true, also on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -63,7 +63,7 @@ impl Raw {
         let profile: toml::Table = std::fs::read_to_string(home.join("axis.toml"))?.parse()?;
         let address =
             profile.get("hub_address").and_then(toml::Value::as_str).context("hub_address")?.to_owned();
-        let channel = connect(home, address, stream, connection).await?;
+        let channel = channel(tls(home, Some(home))?, &address, stream, connection)?;
         let key = SigningKey::from_pem(&std::fs::read_to_string(home.join("signing.pem"))?)?;
         Ok(Self { channel, key, agency: agency.to_owned() })
     }
@@ -131,17 +131,19 @@ pub fn tls(home: &Path, identity: Option<&Path>) -> anyhow::Result<Arc<ClientCon
     Ok(Arc::new(config))
 }
 
-async fn connect(
-    home: &Path,
-    address: String,
-    stream: Option<u32>,
-    connection: Option<u32>,
+/// A connection that is made when it is first used. The windows are how many
+/// bytes the hub may send on one call, and on all together, before they are
+/// read; HTTP/2's own if unset.
+pub fn channel(
+    config: Arc<ClientConfig>,
+    address: &str,
+    window: Option<u32>,
+    connection_window: Option<u32>,
 ) -> anyhow::Result<Channel> {
-    let config = tls(home, Some(home))?;
     let connector = tokio_rustls::TlsConnector::from(config);
     let (host, _) = address.rsplit_once(':').context("host:port")?;
     let name = ServerName::try_from(host.to_owned())?;
-    let target = address.clone();
+    let target = address.to_owned();
     let connect = tower::service_fn(move |_: Uri| {
         let (connector, name, target) = (connector.clone(), name.clone(), target.clone());
         async move {
@@ -152,8 +154,8 @@ async fn connect(
         }
     });
     let endpoint = Endpoint::from_shared(format!("http://{address}"))?
-        .initial_stream_window_size(stream)
-        .initial_connection_window_size(connection);
+        .initial_stream_window_size(window)
+        .initial_connection_window_size(connection_window);
     Ok(endpoint.connect_with_connector_lazy(connect))
 }
 

@@ -171,18 +171,18 @@ fn enrol(dir: &Path, systems: usize) -> anyhow::Result<Ports> {
 }
 
 /// A hub's log, open to be written without the hub.
-struct Log {
+pub(crate) struct Log {
     hub_id: String,
-    journal: SegmentJournal,
-    tree: Tree,
-    signer: CheckpointSigner,
+    pub(crate) journal: SegmentJournal,
+    pub(crate) tree: Tree,
+    pub(crate) signer: CheckpointSigner,
     /// What deciding needs of the state.
-    state: MemoryState,
+    pub(crate) state: MemoryState,
     _lock: disk::DirLock,
 }
 
 impl Log {
-    fn open(dir: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn open(dir: &Path) -> anyhow::Result<Self> {
         let config = Config::load(dir)?;
         let data = config.data_dir();
         let lock = disk::lock(&data)?;
@@ -258,7 +258,7 @@ fn is_kept(key: &[u8]) -> bool {
 }
 
 /// Decides on a moment of the state, at the clock's time.
-fn decide(
+pub(crate) fn decide(
     state: &MemoryState,
     size: u64,
     decide: impl FnOnce(&mut Batch<'_>) -> anyhow::Result<()>,
