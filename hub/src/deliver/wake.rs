@@ -21,9 +21,19 @@ use crate::{commit::Progress, journal::JournalReader, machine};
 /// everybody is woken.
 const READ_MAX: u64 = 8_192;
 
+/// How many who may be gone are kept before they are looked for.
+const GONE_MIN: usize = 64;
+
 /// Who waits for which system. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Wakes(Arc<Mutex<BTreeMap<String, watch::Sender<()>>>>);
+pub struct Wakes(Arc<Mutex<Waiting>>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    senders: BTreeMap<String, watch::Sender<()>>,
+    /// How many there were when those who are gone were last removed.
+    kept: usize,
+}
 
 impl Wakes {
     /// Starts to watch what becomes durable, until the committer ends.
@@ -44,23 +54,36 @@ impl Wakes {
     /// Changes after something of this system did. Subscribe, then look at
     /// the state, then wait: nothing is missed.
     pub fn of(&self, system: &SystemId) -> watch::Receiver<()> {
-        self.lock().entry(system.as_str().to_owned()).or_default().subscribe()
+        let mut waiting = self.lock();
+        if waiting.senders.len() >= 2 * waiting.kept.max(GONE_MIN) {
+            waiting.senders.retain(|_, sender| sender.receiver_count() > 0);
+            waiting.kept = waiting.senders.len();
+        }
+        waiting.senders.entry(system.as_str().to_owned()).or_default().subscribe()
     }
 
+    /// Looks at those whom it concerns, however many wait.
     fn wake(&self, whom: &Whom) {
-        self.lock().retain(|system, sender| {
-            if whom.contains(system) {
-                sender.send_replace(());
+        let mut waiting = self.lock();
+        match whom {
+            Whom::All => waiting.senders.values().for_each(|sender| sender.send_replace(())),
+            Whom::These(systems) => {
+                for system in systems {
+                    let Some(sender) = waiting.senders.get(system) else { continue };
+                    sender.send_replace(());
+                    if sender.receiver_count() == 0 {
+                        waiting.senders.remove(system);
+                    }
+                }
             }
-            sender.receiver_count() > 0
-        });
+        }
     }
 
     fn is_empty(&self) -> bool {
-        self.lock().is_empty()
+        self.lock().senders.is_empty()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, watch::Sender<()>>> {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -70,15 +93,6 @@ impl Wakes {
 enum Whom {
     All,
     These(BTreeSet<String>),
-}
-
-impl Whom {
-    fn contains(&self, system: &str) -> bool {
-        match self {
-            Self::All => true,
-            Self::These(systems) => systems.contains(system),
-        }
-    }
 }
 
 /// Where the journal is read.
@@ -158,4 +172,38 @@ fn add_consigned(record: &Record, cargo: &[Bytes], systems: &mut BTreeSet<String
         systems.insert(leaf.system);
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn system(number: usize) -> SystemId {
+        format!("s{number:04}").parse().unwrap()
+    }
+
+    #[test]
+    fn those_whom_it_concerns_are_woken_and_no_others() {
+        let wakes = Wakes::default();
+        let (one, other) = (wakes.of(&system(1)), wakes.of(&system(2)));
+        wakes.wake(&Whom::These(["s0001".to_owned(), "s0003".to_owned()].into()));
+        assert!(one.has_changed().unwrap() && !other.has_changed().unwrap());
+        wakes.wake(&Whom::All);
+        assert!(other.has_changed().unwrap());
+    }
+
+    #[test]
+    fn who_is_gone_is_not_kept() {
+        let wakes = Wakes::default();
+        for number in 0..10_000 {
+            drop(wakes.of(&system(number)));
+        }
+        assert!(wakes.lock().senders.len() <= 2 * GONE_MIN);
+        let held: Vec<_> = (0..1_000).map(|number| wakes.of(&system(number))).collect();
+        wakes.wake(&Whom::All);
+        assert!(held.iter().all(|receiver| receiver.has_changed().unwrap()));
+        drop(held);
+        wakes.wake(&Whom::These(["s0001".to_owned()].into()));
+        assert!(!wakes.lock().senders.contains_key("s0001"));
+    }
 }
