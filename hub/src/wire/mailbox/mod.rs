@@ -12,7 +12,7 @@ use axis_proto::{
     hub::v1::{
         AcknowledgeRequest, AcknowledgeResponse, Delivery, DownloadRequest, DownloadResponse, ExtendRequest,
         ExtendResponse, Gone, MailboxProgress, NackRequest, NackResponse, PullRequest, PullResponse, Reason,
-        ReceiveRequest, ReceiveResponse, RejectRequest, RejectResponse,
+        ReceiveRequest, RejectRequest, RejectResponse,
         mailbox_service_server::{MailboxService, MailboxServiceServer},
     },
     id::DeliveryId,
@@ -42,7 +42,7 @@ struct Service {
 
 #[tonic::async_trait]
 impl MailboxService for Service {
-    type ReceiveStream = ReceiverStream<std::result::Result<ReceiveResponse, Status>>;
+    type ReceiveStream = receive::Responses;
 
     async fn receive(
         &self,

@@ -8,6 +8,7 @@ use axis_proto::hub::v1::{
     Answer, Closing, Reason, ReceiveRequest, ReceiveResponse, ReceiveStart, answer::Outcome,
     receive_request::Part as Asked, receive_response::Part as Said,
 };
+use futures_util::StreamExt as _;
 use tokio::{
     sync::{Semaphore, mpsc, watch},
     time::{MissedTickBehavior, interval, timeout},
@@ -33,7 +34,15 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a client whose stream is closing may finish what is open.
 const CLOSING_TIMEOUT: Duration = Duration::from_secs(3);
 
-type Out = mpsc::Sender<std::result::Result<ReceiveResponse, Status>>;
+type Response = std::result::Result<ReceiveResponse, Status>;
+
+/// Boxed: a channel holds room for 32 at once whatever its bound, and most
+/// streams wait for hours with nothing in it.
+type Out = mpsc::Sender<Box<Response>>;
+
+/// What is on its way to the client.
+pub(super) type Responses =
+    futures_util::stream::Map<ReceiverStream<Box<Response>>, fn(Box<Response>) -> Response>;
 
 /// Why a stream ends.
 enum End {
@@ -44,10 +53,7 @@ enum End {
 }
 
 /// Starts a stream in a task of its own.
-pub(super) fn start(
-    call: Call,
-    inbound: Streaming<ReceiveRequest>,
-) -> ReceiverStream<std::result::Result<ReceiveResponse, Status>> {
+pub(super) fn start(call: Call, inbound: Streaming<ReceiveRequest>) -> Responses {
     let (out, said) = mpsc::channel(SAID_PENDING_MAX);
     tokio::spawn(async move {
         let _open = call.context.metrics.stream();
@@ -56,11 +62,11 @@ pub(super) fn start(
         tokio::select! {
             () = gone.closed() => {}
             result = run(&call, inbound, &out) => if let Err(error) = result {
-                let _ = out.send(Err(call.status(&error))).await;
+                let _ = out.send(Box::new(Err(call.status(&error)))).await;
             },
         }
     });
-    ReceiverStream::new(said)
+    ReceiverStream::new(said).map(|response| *response)
 }
 
 async fn run(call: &Call, mut inbound: Streaming<ReceiveRequest>, out: &Out) -> Result<()> {
@@ -121,7 +127,7 @@ async fn begin(inbound: &mut Streaming<ReceiveRequest>) -> Result<ReceiveStart> 
 
 /// False if the client is gone.
 async fn say(out: &Out, part: Said) -> bool {
-    out.send(Ok(ReceiveResponse { part: Some(part) })).await.is_ok()
+    out.send(Box::new(Ok(ReceiveResponse { part: Some(part) }))).await.is_ok()
 }
 
 /// Hears what the client says: more credit, and answers to deliveries.
