@@ -167,7 +167,7 @@ pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
 /// writes no metadata.
 pub const SEGMENT_AHEAD_BYTES: u64 = 4 * 1024 * 1024;
 /// Bytes of an upload between syncs: many enough to be quick, few enough to
-/// send again.
+/// send again, with as many that came while a sync was under way.
 pub const UPLOAD_SYNC_BYTES: u64 = 8 * 1024 * 1024;
 /// Uploads of so many bytes may be begun beside larger ones of the same
 /// system; without them, what it has begun takes half of the free disk at most,
@@ -316,6 +316,9 @@ pub const UPLOADS_PER_SYSTEM_MAX: usize = 16;
 pub const DOWNLOAD_CHUNK_BYTES_MIN: usize = 8 * 1024;
 /// Most bytes of a chunk of a download.
 pub const DOWNLOAD_CHUNK_BYTES: usize = 256 * 1024;
+/// Sums of blocks of documents that are kept in memory, 4 bytes for each 256
+/// KiB of them: 4 MiB, or 250 GB of documents.
+pub const DOCUMENT_SUMS_MAX: usize = 1_000_000;
 /// How long a document is needed by nobody before it leaves the vault.
 pub const DOCUMENT_GRACE_MS: Millis = 60 * MINUTE_MS;
 /// Pause between the steps of retention.

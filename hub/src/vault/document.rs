@@ -1,12 +1,16 @@
-//! A document on its way out. Whole, it is verified again: a disk may have
-//! forgotten what it was told.
+//! A document on its way out. Whole, it is verified again, by its name or by
+//! the sums that it had when its name was right: a disk may have forgotten what
+//! it was told.
 
 use std::{io, path::Path, sync::Arc};
 
 use axis_proto::id::Digest;
 use sha2::{Digest as _, Sha256};
 
-use super::{Disk, DiskFile};
+use super::{
+    Disk, DiskFile,
+    sums::{Blocks, Summing, Sums},
+};
 
 /// An open document of the vault. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -14,13 +18,14 @@ pub struct Document {
     file: Arc<dyn DiskFile>,
     sha256: Digest,
     size: u64,
+    sums: Sums,
 }
 
 impl Document {
-    pub(super) fn open(disk: &dyn Disk, path: &Path, sha256: Digest) -> io::Result<Self> {
+    pub(super) fn open(disk: &dyn Disk, path: &Path, sha256: Digest, sums: Sums) -> io::Result<Self> {
         let file = disk.open_read(path)?;
         let size = file.len()?;
-        Ok(Self { file, sha256, size })
+        Ok(Self { file, sha256, size, sums })
     }
 
     /// Its name.
@@ -50,14 +55,17 @@ impl Document {
     /// Reads it from an offset. Verified only if that is its beginning: who
     /// asks for the rest has to verify the whole anyway.
     pub fn reader_from(&self, offset: u64) -> VerifyingReader {
-        let hasher = (offset == 0).then(Sha256::new);
-        VerifyingReader { document: self.clone(), at: offset, hasher }
+        let check = match offset {
+            0 => self.sums.of(&self.sha256).map_or_else(Check::hashed, Check::summed),
+            _ => Check::Nothing,
+        };
+        VerifyingReader { document: self.clone(), at: offset, check }
     }
 
-    /// Reads all of it; an error of kind `InvalidData` if it is not what its
-    /// name says.
+    /// Reads and hashes all of it; an error of kind `InvalidData` if it is not
+    /// what its name says.
     pub fn verify(&self) -> io::Result<()> {
-        let mut reader = self.reader();
+        let mut reader = VerifyingReader { document: self.clone(), at: 0, check: Check::hashed() };
         while !reader.next(VERIFY_BYTES)?.is_empty() {}
         Ok(())
     }
@@ -71,7 +79,61 @@ const VERIFY_BYTES: usize = 1024 * 1024;
 pub struct VerifyingReader {
     document: Document,
     at: u64,
-    hasher: Option<Sha256>,
+    check: Check,
+}
+
+/// How what is read is verified.
+#[derive(Debug)]
+enum Check {
+    /// Not at all.
+    Nothing,
+    /// By its name; its sums are known then.
+    Hashed(Sha256, Summing),
+    /// By the sums that it had when its name was right.
+    Summed(Blocks, Summing),
+    /// It was not right.
+    Damaged,
+}
+
+impl Check {
+    fn hashed() -> Self {
+        Self::Hashed(Sha256::new(), Summing::default())
+    }
+
+    fn summed(blocks: Blocks) -> Self {
+        Self::Summed(blocks, Summing::default())
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Nothing | Self::Damaged => {}
+            Self::Hashed(hasher, summing) => {
+                hasher.update(bytes);
+                summing.update(bytes);
+            }
+            Self::Summed(_, summing) => summing.update(bytes),
+        }
+    }
+
+    /// Whether all of a document that was seen is right.
+    fn is_right(&mut self, document: &Document) -> bool {
+        let is_right = match std::mem::replace(self, Self::Nothing) {
+            Self::Nothing => true,
+            Self::Damaged => false,
+            Self::Hashed(hasher, summing) => {
+                let is_right = hasher.finalize()[..] == *document.sha256.as_bytes();
+                if is_right {
+                    document.sums.learn(document.sha256, summing);
+                }
+                is_right
+            }
+            Self::Summed(blocks, summing) => summing.finish() == *blocks,
+        };
+        if !is_right {
+            *self = Self::Damaged;
+        }
+        is_right
+    }
 }
 
 impl VerifyingReader {
@@ -79,14 +141,10 @@ impl VerifyingReader {
     pub fn next(&mut self, count: usize) -> io::Result<Vec<u8>> {
         let bytes = self.document.read_at(self.at, count.max(1))?;
         self.at += bytes.len() as u64;
-        let Some(hasher) = &mut self.hasher else { return Ok(bytes) };
-        hasher.update(&bytes);
-        if self.at == self.document.size {
-            let found: [u8; 32] = hasher.clone().finalize().into();
-            if found != *self.document.sha256.as_bytes() {
-                let words = format!("document {} is damaged in the vault", self.document.sha256);
-                return Err(io::Error::new(io::ErrorKind::InvalidData, words));
-            }
+        self.check.update(&bytes);
+        if self.at == self.document.size && !self.check.is_right(&self.document) {
+            let words = format!("document {} is damaged in the vault", self.document.sha256);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, words));
         }
         Ok(bytes)
     }

@@ -150,15 +150,15 @@ impl Marks {
         self.write(LATEST, mark)
     }
 
-    /// Bytes up to this mark are durable.
+    /// Bytes up to this mark are durable; more may have arrived since.
     pub fn synced(&mut self, mark: Mark) -> io::Result<()> {
-        self.write(LATEST, mark.clone())?;
         self.write(SYNCED, mark)?;
         self.file.as_ref().map_or(Ok(()), |file| file.sync_data())
     }
 
     /// Begins again.
     pub fn reset(&mut self, mark: Mark) -> io::Result<()> {
+        self.arrived(mark.clone())?;
         self.synced(mark)
     }
 

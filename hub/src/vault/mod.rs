@@ -34,13 +34,15 @@ use crate::{
 
 mod document;
 mod mark;
+mod sums;
 mod upload;
 
 pub use document::{Document, VerifyingReader};
 pub use mark::VERSION as MARK_VERSION;
-pub use upload::Upload;
+pub use upload::{Synced, Syncing, Upload};
 
 use mark::{Mark, Marks};
+use sums::Sums;
 use upload::Standing;
 
 /// The documents. Cheap to clone.
@@ -55,6 +57,8 @@ struct Inner {
     live: Mutex<HashMap<(SystemId, Digest), Hold>>,
     /// Documents that are leaving now. Locked after `live`.
     leaving: Mutex<HashSet<Digest>>,
+    /// Of documents that were seen whole.
+    sums: Sums,
 }
 
 /// Somebody's hold on an upload.
@@ -76,12 +80,14 @@ impl Vault {
             dir: dir.to_owned(),
             live: Mutex::default(),
             leaving: Mutex::default(),
+            sums: Sums::default(),
         })))
     }
 
     /// The vault in a directory that is only read, as it is.
     pub fn existing(disk: Arc<dyn Disk>, dir: &Path) -> Self {
-        Self(Arc::new(Inner { disk, dir: dir.to_owned(), live: Mutex::default(), leaving: Mutex::default() }))
+        let (live, leaving, sums) = Default::default();
+        Self(Arc::new(Inner { disk, dir: dir.to_owned(), live, leaving, sums }))
     }
 
     /// Whether a document is here. Nothing to tell a system: it may know of
@@ -93,7 +99,7 @@ impl Vault {
     /// Opens a document to read it; an error of kind `NotFound` if it is not
     /// here.
     pub fn open_document(&self, sha256: &Digest) -> io::Result<Document> {
-        Document::open(&*self.0.disk, &self.object(sha256), *sha256)
+        Document::open(&*self.0.disk, &self.object(sha256), *sha256, self.0.sums.clone())
     }
 
     /// Up to where an upload of this system has come.

@@ -246,6 +246,40 @@ fn damage_in_the_vault_is_noticed_by_readers_and_healed_by_uploads() {
     }
 }
 
+#[test]
+fn a_large_document_that_was_seen_whole_is_verified_without_hashing_it_and_damage_is_noticed() {
+    let disk = MemoryDisk::default();
+    let (first, other, bytes) = (vault(&disk), vault(&disk), bytes_of(700_000));
+    let sha256 = Digest::of(&bytes);
+    let read = |vault: &Vault| -> io::Result<Vec<u8>> {
+        let (mut reader, mut came) = (vault.open_document(&sha256)?.reader(), Vec::new());
+        loop {
+            match reader.next(50_000) {
+                Ok(part) if part.is_empty() => return Ok(came),
+                Ok(part) => came.extend(part),
+                Err(error) => {
+                    assert!(reader.next(50_000).is_err(), "and again");
+                    assert!(came.len() < bytes.len(), "never the last part");
+                    return Err(error);
+                }
+            }
+        }
+    };
+    bring(&first, &system("moh"), &bytes, 50_000).unwrap();
+    let name = sha256.to_string();
+    let path = Path::new("/vault/objects").join(&name[..2]).join(&name);
+    for (vault, how) in
+        [(&first, "as it came"), (&other, "when it was hashed"), (&other, "when it was summed")]
+    {
+        assert!(read(vault).unwrap() == bytes, "{how}");
+        assert!(vault.0.sums.of(&sha256).is_some(), "{how}");
+        disk.damage(&path, |bytes| bytes[300_000] ^= 1).unwrap();
+        assert_eq!(read(vault).unwrap_err().kind(), io::ErrorKind::InvalidData, "{how}");
+        vault.open_document(&sha256).unwrap().verify().unwrap_err();
+        disk.damage(&path, |bytes| bytes[300_000] ^= 1).unwrap();
+    }
+}
+
 fn part_of(vault: &Vault, system: &SystemId, bytes: &[u8]) -> std::path::PathBuf {
     vault.part(system, &Digest::of(bytes))
 }

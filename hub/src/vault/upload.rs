@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Brought, DiskFile, Live,
     mark::{Mark, Marks},
+    sums::Summing,
 };
 use crate::{
     error::{Error, Refusal, Result},
@@ -29,8 +30,11 @@ pub struct Upload {
     file: Arc<dyn DiskFile>,
     marks: Marks,
     hasher: Sha256,
+    /// As long as every byte came to this holder.
+    summing: Option<Summing>,
     committed: u64,
-    synced: u64,
+    /// Up to where it is durable, or is being made so.
+    syncing: u64,
     size: u64,
     touched: u64,
     /// Whether some of the bytes were there before, and have to be read and
@@ -39,6 +43,30 @@ pub struct Upload {
     /// Whether the bytes are in `objects` already, brought by this system.
     in_place: bool,
     failed: bool,
+}
+
+/// Work that makes durable what arrived up to a place, beside what arrives
+/// meanwhile. Whoever has it runs it and tells its upload before the next.
+#[derive(Debug)]
+#[must_use = "nothing is durable before it was run"]
+pub struct Syncing {
+    file: Arc<dyn DiskFile>,
+    mark: Mark,
+}
+
+/// What became of [`Syncing`].
+#[derive(Debug)]
+#[must_use = "the upload has to be told"]
+pub struct Synced {
+    mark: Mark,
+    result: io::Result<()>,
+}
+
+impl Syncing {
+    /// Does it; blocks for as long as the disk takes.
+    pub fn run(self) -> Synced {
+        Synced { mark: self.mark, result: self.file.sync_data() }
+    }
 }
 
 /// Where an upload goes on.
@@ -69,7 +97,21 @@ impl Upload {
     ) -> Self {
         let Standing { committed, synced, hasher } = standing;
         let (resumed, in_place, failed) = (committed > 0, false, false);
-        Self { live, file, marks, hasher, committed, synced, size, touched, resumed, in_place, failed }
+        let summing = (!resumed).then(Summing::default);
+        Self {
+            live,
+            file,
+            marks,
+            hasher,
+            summing,
+            committed,
+            syncing: synced,
+            size,
+            touched,
+            resumed,
+            in_place,
+            failed,
+        }
     }
 
     pub(super) fn in_place(self) -> Self {
@@ -92,8 +134,18 @@ impl Upload {
         self.live.hold.wanted.clone()
     }
 
-    /// Adds the next bytes, at most a chunk.
+    /// Adds the next bytes, at most a chunk, and makes what arrived durable
+    /// now and then.
     pub fn append(&mut self, chunk: &[u8]) -> Result<()> {
+        match self.add(chunk)? {
+            Some(syncing) => Ok(self.synced(syncing.run())?),
+            None => Ok(()),
+        }
+    }
+
+    /// Adds the next bytes, at most a chunk; returns what is to be made durable
+    /// now and then.
+    pub fn add(&mut self, chunk: &[u8]) -> Result<Option<Syncing>> {
         if chunk.len() > UPLOAD_CHUNK_BYTES_MAX {
             return Err(Error::invalid("chunk", Reason::TooLarge, chunk.len()));
         }
@@ -102,19 +154,42 @@ impl Upload {
         }
         self.file.write_at(self.committed, chunk)?;
         self.hasher.update(chunk);
-        self.committed += chunk.len() as u64;
-        if self.committed - self.synced >= limits::UPLOAD_SYNC_BYTES {
-            return self.sync();
+        if let Some(summing) = &mut self.summing {
+            summing.update(chunk);
         }
-        Ok(self.marks.arrived(self.mark())?)
+        self.committed += chunk.len() as u64;
+        let mark = self.mark();
+        self.marks.arrived(mark.clone())?;
+        if self.committed - self.syncing < limits::UPLOAD_SYNC_BYTES {
+            return Ok(None);
+        }
+        self.syncing = self.committed;
+        Ok(Some(Syncing { file: self.file.clone(), mark }))
     }
 
-    /// Makes what arrived durable.
+    /// Makes what arrived durable. Nothing else may be making it so.
     pub fn sync(&mut self) -> Result<()> {
-        self.sync_data()?;
-        self.marks.synced(self.mark())?;
-        self.synced = self.committed;
-        Ok(())
+        self.syncing = self.committed;
+        let syncing = Syncing { file: self.file.clone(), mark: self.mark() };
+        Ok(self.synced(syncing.run())?)
+    }
+
+    /// Takes note of what was made durable, or was not.
+    pub fn synced(&mut self, synced: Synced) -> io::Result<()> {
+        if self.failed {
+            return Err(io::Error::other("an earlier sync failed"));
+        }
+        if let Err(error) = synced.result {
+            // nobody knows which bytes are on the disk, and a further sync
+            // would not say: the upload begins again
+            self.failed = true;
+            let _ = self.live.discard();
+            return Err(error);
+        }
+        if synced.mark.committed == self.committed {
+            self.marks.arrived(synced.mark.clone())?;
+        }
+        self.marks.synced(synced.mark)
     }
 
     /// Verifies the whole document and takes it into the vault, durably. If
@@ -148,19 +223,10 @@ impl Upload {
         }
         self.sync()?;
         self.live.take_over(self.in_place)?;
-        Ok(Brought { _live: self.live })
-    }
-
-    fn sync_data(&mut self) -> io::Result<()> {
-        if self.failed {
-            return Err(io::Error::other("an earlier sync failed"));
+        if let Some(summing) = self.summing {
+            self.live.vault.0.sums.learn(declared, summing);
         }
-        self.file.sync_data().inspect_err(|_| {
-            // nobody knows which bytes are on the disk, and a further sync
-            // would not say: the upload begins again
-            self.failed = true;
-            let _ = self.live.discard();
-        })
+        Ok(Brought { _live: self.live })
     }
 
     /// Whether the bytes are still what they were. They are written as they

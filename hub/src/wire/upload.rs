@@ -14,6 +14,7 @@ use axis_proto::{
 };
 use bytes::Bytes;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
 use super::call::{Call, digest, unreadable};
@@ -21,7 +22,7 @@ use crate::{
     error::{Error, Refusal, Result},
     limits::{self, Millis},
     machine::{Command, query},
-    vault::Upload,
+    vault::{Synced, Syncing, Upload},
 };
 
 /// How long the end of a whole upload's stream is waited for.
@@ -68,33 +69,38 @@ pub(super) async fn receive(call: &Call, mut inbound: Streaming<UploadRequest>) 
             .fact("committed_bytes", upload.committed());
         return Err(refusal.into());
     }
+    let mut syncing = None;
+    let mut coming = if size > 0 { coming_of(&mut inbound, &wanted).await } else { Ok(None) };
     while upload.committed() < size {
-        let part = tokio::select! {
-            biased;
-            () = wanted.cancelled() => {
-                let busy = Refusal::new(Reason::Busy).retry_after_ms(limits::UPLOAD_BUSY_RETRY_MS);
-                return Err(busy.into());
-            }
-            part = next(&mut inbound) => part?,
-        };
-        match part {
+        match coming? {
             Some(Part::Chunk(chunk)) => {
                 // said again: a large document may fill the disk while it comes
                 if let Err(full) = call.context.committer.take_room(chunk.len()) {
-                    call.blocking(move |_| kept(upload)).await?;
+                    keep(call, upload, syncing).await?;
                     return Err(full);
                 }
-                upload = append(call, upload, chunk).await?;
+                let is_last = chunk.len() as u64 >= size - upload.committed();
+                // the next comes while this one is hashed and written
+                let appending = append(call, upload, chunk);
+                let due;
+                ((upload, due), coming) = tokio::try_join!(appending, async {
+                    Ok(if is_last { Ok(None) } else { coming_of(&mut inbound, &wanted).await })
+                })?;
+                if let Some(due) = due {
+                    upload = synced(call, upload, syncing.take()).await?;
+                    syncing = Some(tokio::task::spawn_blocking(move || due.run()));
+                }
             }
             Some(Part::Start(_)) => {
                 return Err(Error::invalid("start", Reason::FieldInvalid, "may come only once"));
             }
             None => {
-                let committed_bytes = call.blocking(move |_| kept(upload)).await?;
+                let committed_bytes = keep(call, upload, syncing).await?;
                 return Ok(UploadResponse { committed_bytes, complete: false, pinned_until_unix_ms: 0 });
             }
         }
     }
+    upload = synced(call, upload, syncing).await?;
     // a client that has sent all may wait for the answer before it ends
     if let Ok(more) = timeout(END_TIMEOUT, next(&mut inbound)).await
         && more?.is_some()
@@ -104,10 +110,24 @@ pub(super) async fn receive(call: &Call, mut inbound: Streaming<UploadRequest>) 
     // its record, and the blocks that it takes beside its bytes; who cannot pay
     // today has brought it all the same
     if let Err(refused) = call.spend_upload(size) {
-        call.blocking(move |_| kept(upload)).await?;
+        keep(call, upload, None).await?;
         return Err(refused);
     }
     finish(call, upload, sha256, size).await
+}
+
+/// The next part, unless the client wants to go on elsewhere.
+async fn coming_of(
+    inbound: &mut Streaming<UploadRequest>,
+    wanted: &CancellationToken,
+) -> Result<Option<Part>> {
+    tokio::select! {
+        biased;
+        () = wanted.cancelled() => {
+            Err(Refusal::new(Reason::Busy).retry_after_ms(limits::UPLOAD_BUSY_RETRY_MS).into())
+        }
+        part = next(inbound) => part,
+    }
 }
 
 /// The next part. A client that says nothing for too long has said all.
@@ -122,22 +142,40 @@ async fn next(inbound: &mut Streaming<UploadRequest>) -> Result<Option<Part>> {
     }
 }
 
-async fn append(call: &Call, mut upload: Upload, chunk: Bytes) -> Result<Upload> {
+async fn append(call: &Call, mut upload: Upload, chunk: Bytes) -> Result<(Upload, Option<Syncing>)> {
     if chunk.is_empty() {
         return Err(Error::invalid("chunk", Reason::FieldInvalid, "is empty"));
     }
     call.spend_bytes(chunk.len())?;
     call.blocking(move |_| {
-        upload.append(&chunk)?;
+        let due = upload.add(&chunk)?;
+        Ok((upload, due))
+    })
+    .await
+}
+
+/// A sync under way: bytes go on coming beside it.
+type UnderWay = tokio::task::JoinHandle<Synced>;
+
+/// Waits for the sync that is under way.
+async fn synced(call: &Call, mut upload: Upload, syncing: Option<UnderWay>) -> Result<Upload> {
+    let Some(syncing) = syncing else { return Ok(upload) };
+    let synced = syncing.await.map_err(Error::fault)?;
+    call.blocking(move |_| {
+        upload.synced(synced)?;
         Ok(upload)
     })
     .await
 }
 
 /// Makes safe what arrived, and says how much it is.
-fn kept(mut upload: Upload) -> Result<u64> {
-    upload.sync()?;
-    Ok(upload.committed())
+async fn keep(call: &Call, upload: Upload, syncing: Option<UnderWay>) -> Result<u64> {
+    let mut upload = synced(call, upload, syncing).await?;
+    call.blocking(move |_| {
+        upload.sync()?;
+        Ok(upload.committed())
+    })
+    .await
 }
 
 /// Verifies a whole document, takes it into the vault and records it. Goes on
