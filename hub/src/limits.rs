@@ -248,8 +248,9 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub const STREAM_WINDOW_BYTES: u32 = 512 * 1024;
 /// The same for all streams of a connection together.
 pub const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
-/// Silence after which a connection is asked whether it lives.
-pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// Silence after which a connection is asked whether it lives: of ten thousand
+/// that wait, 170 a second. What was handed to one that is dead lapses by then.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
 /// How long it has for the answer: on a link of 32 KiB/s a megabyte may be on
 /// its way before the question.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(30);
