@@ -435,7 +435,7 @@ impl Drop for Leaving {
 /// lives. To be held until it is recorded.
 #[derive(Debug)]
 pub struct Brought {
-    _live: Live,
+    _live: Arc<Live>,
 }
 
 const PART: &str = ".part";

@@ -26,7 +26,7 @@ const READ_BYTES: usize = 1024 * 1024;
 /// it is dropped; it blocks, so it belongs on a thread that may.
 #[derive(Debug)]
 pub struct Upload {
-    live: Live,
+    live: Arc<Live>,
     file: Arc<dyn DiskFile>,
     marks: Marks,
     hasher: Sha256,
@@ -50,6 +50,8 @@ pub struct Upload {
 #[derive(Debug)]
 #[must_use = "nothing is durable before it was run"]
 pub struct Syncing {
+    /// Nobody else writes to the upload before it is known what came of it.
+    live: Arc<Live>,
     file: Arc<dyn DiskFile>,
     mark: Mark,
 }
@@ -65,7 +67,10 @@ pub struct Synced {
 impl Syncing {
     /// Does it; blocks for as long as the disk takes.
     pub fn run(self) -> Synced {
-        Synced { mark: self.mark, result: self.file.sync_data() }
+        // nobody knows which bytes are on the disk, and a further sync would not
+        // say: the upload begins again, even if its caller is gone by now
+        let result = self.file.sync_data().inspect_err(|_| drop(self.live.discard()));
+        Synced { mark: self.mark, result }
     }
 }
 
@@ -99,7 +104,7 @@ impl Upload {
         let (resumed, in_place, failed) = (committed > 0, false, false);
         let summing = (!resumed).then(Summing::default);
         Self {
-            live,
+            live: Arc::new(live),
             file,
             marks,
             hasher,
@@ -164,13 +169,13 @@ impl Upload {
             return Ok(None);
         }
         self.syncing = self.committed;
-        Ok(Some(Syncing { file: self.file.clone(), mark }))
+        Ok(Some(Syncing { live: self.live.clone(), file: self.file.clone(), mark }))
     }
 
     /// Makes what arrived durable. Nothing else may be making it so.
     pub fn sync(&mut self) -> Result<()> {
         self.syncing = self.committed;
-        let syncing = Syncing { file: self.file.clone(), mark: self.mark() };
+        let syncing = Syncing { live: self.live.clone(), file: self.file.clone(), mark: self.mark() };
         Ok(self.synced(syncing.run())?)
     }
 
@@ -180,10 +185,7 @@ impl Upload {
             return Err(io::Error::other("an earlier sync failed"));
         }
         if let Err(error) = synced.result {
-            // nobody knows which bytes are on the disk, and a further sync
-            // would not say: the upload begins again
             self.failed = true;
-            let _ = self.live.discard();
             return Err(error);
         }
         if synced.mark.committed == self.committed {
