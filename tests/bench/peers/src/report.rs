@@ -30,7 +30,7 @@ struct About {
 }
 
 const ABOUT: [About; 8] = [
-    About { peer: "axis", title: "**Axis**, streams", lacks: "" },
+    About { peer: "axis", title: "**Axis**, 8 streams, 256 under way on each", lacks: "" },
     About { peer: "axis-unary", title: "**Axis**, unary, 64 under way", lacks: "" },
     About {
         peer: "jetstream",
