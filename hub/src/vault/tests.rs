@@ -390,6 +390,24 @@ fn after_a_failed_sync_an_upload_begins_again() {
 }
 
 #[test]
+fn a_sync_that_fails_when_its_caller_is_gone_begins_the_upload_again() {
+    let disk = MemoryDisk::default();
+    let (vault, moh) = (vault(&disk), system("moh"));
+    let bytes = bytes_of(crate::limits::UPLOAD_SYNC_BYTES as usize + 1);
+    let sha256 = Digest::of(&bytes);
+    let mut upload = vault.begin(&moh, &sha256, bytes.len() as u64).unwrap();
+    let due = bytes.chunks(500_000).find_map(|chunk| upload.add(chunk).unwrap()).expect("many bytes");
+    drop(upload);
+    assert!(
+        vault.begin(&moh, &sha256, bytes.len() as u64).is_err(),
+        "held until it is known what came of it"
+    );
+    disk.fail_next_sync();
+    drop(due.run());
+    assert_eq!(vault.begin(&moh, &sha256, bytes.len() as u64).unwrap().committed(), 0);
+}
+
+#[test]
 fn what_was_in_memory_alone_after_a_failed_sync_is_written_again() {
     let disk = MemoryDisk::default();
     let (failing, moh, bytes) = (vault(&disk), system("moh"), bytes_of(1_000));
