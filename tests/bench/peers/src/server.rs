@@ -5,9 +5,11 @@ use std::{
     collections::HashMap,
     fs::File,
     net::TcpListener,
+    ops::Range,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -124,9 +126,21 @@ fn cpu_seconds(root: u32) -> f64 {
     ticks as f64 / rustix::param::clock_ticks_per_second() as f64
 }
 
-/// A port of 127.0.0.1 that nobody has just now.
+/// Ports below those that a system gives to whoever connects somewhere: one of
+/// these might be gone before its server has it.
+const PORTS: Range<u16> = 12_000..30_000;
+
+/// A port of 127.0.0.1 that nobody has just now, another one each time.
 pub fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    for _ in PORTS {
+        let step = std::process::id().wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = PORTS.start + (step % PORTS.len() as u32) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    anyhow::bail!("no port from {} to {} is free", PORTS.start, PORTS.end)
 }
 
 /// Who a server that refuses root runs as instead: the user that its package
