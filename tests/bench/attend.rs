@@ -5,16 +5,12 @@
 use std::{sync::Arc, time::Instant};
 
 use anyhow::Context as _;
-use axis_proto::{
-    envelope::v1::Acknowledgement,
-    hub::v1::{
-        AcknowledgeRequest, Credit, Delivery, ReceiveRequest, ReceiveResponse, ReceiveStart,
-        TaggedAcknowledge, receive_request::Part as Ask, receive_response::Part as Said,
-    },
-    key::SigningKey,
-    seal::{PayloadType, seal},
+use axis_proto::hub::v1::{
+    Credit, ReceiveRequest, ReceiveResponse, ReceiveStart, TaggedAcknowledge, receive_request::Part as Ask,
+    receive_response::Part as Said,
 };
 use axis_tests::{
+    acknowledge,
     crowd::Member,
     frames::{ACK, END_HEADERS, END_STREAM, Frames, PREFACE, call, frame, kind},
 };
@@ -137,18 +133,4 @@ fn asked(part: Ask) -> Vec<u8> {
     let message = ReceiveRequest { part: Some(part) }.encode_to_vec();
     let length = (message.len() as u32).to_be_bytes();
     frame(kind::DATA, 0, STREAM, &[&[0], &length[..], &message].concat())
-}
-
-fn acknowledge(key: &SigningKey, delivery: &Delivery) -> AcknowledgeRequest {
-    let acknowledgement = Acknowledgement {
-        hub_id: "truc.test".into(),
-        delivery_id: delivery.delivery_id.clone(),
-        envelope_digest: delivery.envelope_digest.clone(),
-        recipient: delivery.recipient.clone(),
-        mailbox_sequence: delivery.mailbox_sequence,
-        acknowledged_unix_ms: 1,
-        reference: String::new(),
-    };
-    let sealed = seal(PayloadType::Acknowledgement, acknowledgement.encode_to_vec(), &[key]);
-    AcknowledgeRequest { sealed_acknowledgement: Some(sealed) }
 }

@@ -14,21 +14,19 @@ use std::{
 use anyhow::Context as _;
 use axis_proto::{
     envelope::v1::{
-        Acknowledgement, Document, Envelope, EnvelopeReference, Recipient, SealedEnvelope, Thread,
-        envelope::Body,
+        Document, Envelope, EnvelopeReference, Recipient, SealedEnvelope, Thread, envelope::Body,
     },
     hub::v1::{
-        AcknowledgeRequest, Credit, Delivery, DownloadRequest, ReceiveRequest, ReceiveResponse, ReceiveStart,
-        SubmitRequest, TaggedAcknowledge, UploadRequest, UploadStart, answer::Outcome,
-        receive_request::Part as Ask, receive_response::Part as Said, upload_request::Part,
+        Credit, Delivery, DownloadRequest, ReceiveRequest, ReceiveResponse, ReceiveStart, SubmitRequest,
+        TaggedAcknowledge, UploadRequest, UploadStart, answer::Outcome, receive_request::Part as Ask,
+        receive_response::Part as Said, upload_request::Part,
     },
     id::Digest,
     limits::UPLOAD_CHUNK_BYTES_MAX,
-    seal::{PayloadType, digest, seal},
+    seal::digest,
 };
-use axis_tests::Raw;
+use axis_tests::{Raw, acknowledge};
 use bytes::Bytes;
-use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -228,18 +226,7 @@ impl Party {
 
     /// Acknowledges in the stream; done when the hub holds it durably.
     pub async fn acknowledge(&self, delivery: &Delivery) -> anyhow::Result<()> {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let acknowledgement = Acknowledgement {
-            hub_id: "truc.test".into(),
-            delivery_id: delivery.delivery_id.clone(),
-            envelope_digest: delivery.envelope_digest.clone(),
-            recipient: delivery.recipient.clone(),
-            mailbox_sequence: delivery.mailbox_sequence,
-            acknowledged_unix_ms: now.as_millis() as u64,
-            reference: String::new(),
-        };
-        let sealed = seal(PayloadType::Acknowledgement, acknowledgement.encode_to_vec(), &[&self.raw.key]);
-        let request = Some(AcknowledgeRequest { sealed_acknowledgement: Some(sealed) });
+        let request = Some(acknowledge(&self.raw.key, delivery));
         let tag = self.tag.fetch_add(1, Ordering::Relaxed);
         let (tell, told) = oneshot::channel();
         held(&self.awaited.answers).insert(tag, tell);

@@ -13,20 +13,15 @@ use std::{
 
 use anyhow::Context as _;
 use axis_hub::limits;
-use axis_proto::{
-    envelope::v1::Acknowledgement,
-    hub::v1::{
-        AcknowledgeRequest, Credit, Delivery, ReceiveRequest, ReceiveStart, SubmitRequest,
-        SubmitStreamRequest, receive_request::Part as Say, receive_response::Part as Heard,
-    },
-    seal::{PayloadType, seal},
+use axis_proto::hub::v1::{
+    Credit, ReceiveRequest, ReceiveStart, SubmitRequest, SubmitStreamRequest, receive_request::Part as Say,
+    receive_response::Part as Heard,
 };
 use axis_tests::{
-    HubProcess, Raw,
+    HubProcess, Raw, acknowledge,
     frames::{END_HEADERS, Frames, call, frame, kind},
 };
 use bytes::Bytes;
-use prost::Message as _;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, sync::mpsc, task::JoinSet};
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -166,25 +161,10 @@ async fn letters(pair: Arc<(Raw, Raw)>, time: Duration) -> anyhow::Result<Vec<(D
             }
         };
         times.push((submitted, sent.elapsed()));
-        receiver.mailbox().acknowledge(acknowledgement(receiver, &delivery)).await?;
+        receiver.mailbox().acknowledge(acknowledge(&receiver.key, &delivery)).await?;
         say.send(ReceiveRequest { part: Some(Say::Credit(Credit { deliveries: 1 })) }).await?;
     }
     Ok(times)
-}
-
-fn acknowledgement(receiver: &Raw, delivery: &Delivery) -> AcknowledgeRequest {
-    let acknowledgement = Acknowledgement {
-        hub_id: "truc.test".into(),
-        delivery_id: delivery.delivery_id.clone(),
-        envelope_digest: delivery.envelope_digest.clone(),
-        recipient: receiver.agency.clone(),
-        mailbox_sequence: delivery.mailbox_sequence,
-        acknowledged_unix_ms: 1,
-        reference: String::new(),
-    };
-    let payload = acknowledgement.encode_to_vec();
-    let sealed = seal(PayloadType::Acknowledgement, payload, &[&receiver.key]);
-    AcknowledgeRequest { sealed_acknowledgement: Some(sealed) }
 }
 
 /// Connections that begin a handshake and never end it, and again when cut.

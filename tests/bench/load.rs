@@ -8,19 +8,14 @@ use std::{
 };
 
 use anyhow::Context as _;
-use axis_proto::{
-    envelope::v1::Acknowledgement,
-    hub::v1::{
-        AcknowledgeRequest, Credit, Delivery, ReceiveRequest, ReceiveStart, SubmitRequest, TaggedAcknowledge,
-        receive_request::Part as Ask, receive_response::Part as Answer,
-    },
-    seal::{PayloadType, seal},
+use axis_proto::hub::v1::{
+    Credit, ReceiveRequest, ReceiveStart, SubmitRequest, TaggedAcknowledge, receive_request::Part as Ask,
+    receive_response::Part as Answer,
 };
 use axis_tests::{
-    Raw,
+    Raw, acknowledge,
     seed::{EVERYONE, agency, home},
 };
-use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -129,7 +124,7 @@ pub async fn deliver(dir: &Path, place: usize, count: u64) -> anyhow::Result<(Do
                 }
                 taken += 1;
                 sent.insert(taken, Instant::now());
-                let request = acknowledge(&raw, &delivery);
+                let request = acknowledge(&raw.key, &delivery);
                 out.send(ask(Ask::Acknowledge(TaggedAcknowledge { tag: taken, request: Some(request) })))
                     .await?;
                 if taken + u64::from(credit) <= count {
@@ -148,20 +143,4 @@ pub async fn deliver(dir: &Path, place: usize, count: u64) -> anyhow::Result<(Do
         }
     }
     Ok((Done { count, latencies }, first))
-}
-
-/// Seals that a delivery was taken.
-pub fn acknowledge(raw: &Raw, delivery: &Delivery) -> AcknowledgeRequest {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let acknowledgement = Acknowledgement {
-        hub_id: "truc.test".into(),
-        delivery_id: delivery.delivery_id.clone(),
-        envelope_digest: delivery.envelope_digest.clone(),
-        recipient: delivery.recipient.clone(),
-        mailbox_sequence: delivery.mailbox_sequence,
-        acknowledged_unix_ms: now.as_millis() as u64,
-        reference: String::new(),
-    };
-    let sealed = seal(PayloadType::Acknowledgement, acknowledgement.encode_to_vec(), &[&raw.key]);
-    AcknowledgeRequest { sealed_acknowledgement: Some(sealed) }
 }

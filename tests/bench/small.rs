@@ -27,7 +27,7 @@ use axis_proto::{
     record::v1::{Receipt, Record, record::Event},
 };
 use axis_tests::{
-    Raw,
+    Raw, acknowledge,
     seed::{self, Plan, Seeded},
 };
 use prost::Message as _;
@@ -41,7 +41,7 @@ use tonic::Streaming;
 use crate::{
     baseline,
     hub::Hub,
-    load::{acknowledge, connect},
+    load::connect,
     measure::{Counter, Latencies, Measured, Pace, Tally, all, closed, open, watch},
     report::{Common, Report, Table},
     signed::Signed,
@@ -563,7 +563,7 @@ async fn pushed(
                 latencies.record(answered);
             }
             counter.ended(took, DOCUMENT_BYTES as u64);
-            let request = Some(acknowledge(&taker, &delivery));
+            let request = Some(acknowledge(&taker.key, &delivery));
             mailbox.say(Ask::Acknowledge(TaggedAcknowledge { tag: 1, request }))?;
             match mailbox.next().await? {
                 Heard::Answer(answer) => bench.sample(&acknowledged(answer.outcome)?),
@@ -620,7 +620,7 @@ async fn take(bench: &Bench, place: usize, taken: &AtomicU64) -> anyhow::Result<
     loop {
         match mailbox.next().await? {
             Heard::Delivery(delivery) => {
-                let request = Some(acknowledge(&taker, &delivery));
+                let request = Some(acknowledge(&taker.key, &delivery));
                 tag += 1;
                 mailbox.say(Ask::Acknowledge(TaggedAcknowledge { tag, request }))?;
                 used += 1;

@@ -1,15 +1,16 @@
 //! A system that talks to the hub without the SDK's care: for requests that
 //! the SDK would never make.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::SystemTime};
 
 use anyhow::Context as _;
 use axis_proto::{
     envelope::v1::{
-        Document, DocumentBody, DocumentMetadata, Envelope, Recipient, SealedEnvelope, envelope::Body,
+        Acknowledgement, Document, DocumentBody, DocumentMetadata, Envelope, Recipient, SealedEnvelope,
+        envelope::Body,
     },
     hub::v1::{
-        Reason, mailbox_service_client::MailboxServiceClient,
+        AcknowledgeRequest, Delivery, Reason, mailbox_service_client::MailboxServiceClient,
         submission_service_client::SubmissionServiceClient,
     },
     id::{Digest, EnvelopeId},
@@ -108,6 +109,22 @@ impl Raw {
     pub fn seal(&self, envelope: &Envelope) -> SealedEnvelope {
         seal(PayloadType::Envelope, envelope.encode_to_vec(), &[&self.key])
     }
+}
+
+/// Seals with a system's key that a delivery was taken.
+pub fn acknowledge(key: &SigningKey, delivery: &Delivery) -> AcknowledgeRequest {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let acknowledgement = Acknowledgement {
+        hub_id: "truc.test".into(),
+        delivery_id: delivery.delivery_id.clone(),
+        envelope_digest: delivery.envelope_digest.clone(),
+        recipient: delivery.recipient.clone(),
+        mailbox_sequence: delivery.mailbox_sequence,
+        acknowledged_unix_ms: now.as_millis() as u64,
+        reference: String::new(),
+    };
+    let sealed = seal(PayloadType::Acknowledgement, acknowledgement.encode_to_vec(), &[key]);
+    AcknowledgeRequest { sealed_acknowledgement: Some(sealed) }
 }
 
 /// The client's side of TLS with what an enrolled home holds: who may be
