@@ -380,8 +380,9 @@ pub(super) fn tick(batch: &mut Batch<'_>, clock_trusted: bool) -> Outcome {
 pub(super) fn timers(read: &dyn Read, timer: Timer, now_ms: Millis, max: usize) -> Vec<(Millis, DeliveryId)> {
     let (start, end) = key::timers_before(now_ms.saturating_add(1), timer);
     let mut due = Vec::new();
-    read.scan(&start, &end, &mut |key, _| {
-        if due.len() == max {
+    // as far as the first that is not due: until then nobody has to look again
+    read.scan(&start, &key::end_of(&start), &mut |key, _| {
+        if due.len() == max || key >= end.as_slice() {
             return ControlFlow::Break(());
         }
         due.push((number(&key[2..10]), delivery_from(&key[10..])));

@@ -57,8 +57,8 @@ fn due_again(read: &dyn Read, system: &SystemId, now_ms: Millis, max: usize) -> 
     let start = key::backing_offs(system.as_str());
     let end = key::backing_off(system.as_str(), now_ms.saturating_add(1), 0);
     let mut ids = Vec::new();
-    read.scan(&start, &end, &mut |_, value| {
-        if ids.len() == max {
+    read.scan(&start, &key::end_of(&start), &mut |key, value| {
+        if ids.len() == max || key >= end.as_slice() {
             return ControlFlow::Break(());
         }
         ids.push(delivery_from(value));
