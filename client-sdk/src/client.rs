@@ -96,7 +96,7 @@ impl Default for ClientOptions {
             deadline: Duration::from_secs(120),
             first_pause: Duration::from_millis(200),
             longest_pause: Duration::from_secs(15),
-            keep_alive: Duration::from_secs(20),
+            keep_alive: Duration::from_secs(60),
             keep: Duration::from_secs(35 * 86_400),
             reconcile: true,
             language: Language::En,
