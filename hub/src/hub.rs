@@ -247,8 +247,8 @@ impl Hub {
     /// Ends when nothing more can be committed, and says why: the process
     /// must stop then, and the next start finds out what the disk holds.
     pub async fn failed(&self) -> String {
-        let mut progress = self.ctx.committer.watch();
-        while progress.changed().await.is_ok() {}
+        let mut committing = self.ctx.committer.watch_directory();
+        while committing.changed().await.is_ok() {}
         self.ctx.readiness.health().because()
     }
 

@@ -3,7 +3,7 @@
 
 use std::{fmt, str::FromStr};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use base64::{Engine as _, display::Base64Display, engine::general_purpose::STANDARD as BASE64};
 
 use crate::id::decimal;
 
@@ -33,13 +33,14 @@ pub struct ProofError(&'static str);
 
 impl fmt::Display for TlogProof {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let base64 = |bytes| Base64Display::new(bytes, &BASE64);
         writeln!(f, "{HEADER}")?;
         if !self.extra.is_empty() {
-            writeln!(f, "extra {}", BASE64.encode(&self.extra))?;
+            writeln!(f, "extra {}", base64(&self.extra))?;
         }
         writeln!(f, "index {}", self.index)?;
         for hash in &self.hashes {
-            writeln!(f, "{}", BASE64.encode(hash))?;
+            writeln!(f, "{}", base64(hash))?;
         }
         write!(f, "\n{}", self.checkpoint)
     }

@@ -3,9 +3,18 @@
 
 use std::{
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use anyhow::ensure;
+use axis_hub::{
+    commit,
+    disk::{Disk, RealDisk},
+    journal::segments,
+    machine::LAYOUT_VERSION,
+    state::{State as _, memory::MemorySnapshots},
+};
 use axis_tests::{
     Raw,
     seed::{self, Plan, agency},
@@ -26,6 +35,8 @@ const WAITING: [u64; 2] = [1_000, 1_000_000];
 const CALLS: u64 = 20_000;
 /// What `--long` adds.
 const LONG: u64 = 10_000_000;
+/// Up to so many are replayed in memory too, which takes two gigabytes.
+const REPLAYED_MAX: u64 = 1_000_000;
 /// Systems that send.
 const SENDERS: usize = 4;
 /// Bytes of the documents that are submitted.
@@ -100,6 +111,11 @@ fn one(dir: &Path, waiting: u64, args: &Args, table: &mut Table) -> anyhow::Resu
     let data = dir.join("data");
     let rate = seeded.envelopes as f64 / seeded.took.as_secs_f64();
     table.add(&name, vec![("seed-journal: envelopes/s", rate)]);
+    if waiting <= REPLAYED_MAX {
+        say("replay into memory, without sled");
+        let took = replay(&data)?.as_secs_f64();
+        table.add(&name, vec![("replay in memory: records/s", seeded.records as f64 / took)]);
+    }
 
     say("rebuild: no state, no snapshot");
     for derived in ["state", "snapshots"] {
@@ -139,6 +155,18 @@ fn one(dir: &Path, waiting: u64, args: &Args, table: &mut Table) -> anyhow::Resu
     row.push(("stop again s", hub.stop()?.as_secs_f64()));
     table.add(&name, row);
     Ok(())
+}
+
+/// Reads, checks and applies a journal as a rebuild does, into a map in memory.
+fn replay(data: &Path) -> anyhow::Result<Duration> {
+    let (disk, none): (Arc<dyn Disk>, _) = (Arc::new(RealDisk), tempfile::tempdir()?);
+    let journal = segments::open_read_only(disk.clone(), &data.join("journal"))?;
+    let snapshots = MemorySnapshots::new(disk, none.path(), "", LAYOUT_VERSION);
+    let began = Instant::now();
+    let state = snapshots.open(&*journal, &commit::replay)?;
+    let took = began.elapsed();
+    ensure!(state.applied() == journal.size(), "all of it was applied");
+    Ok(took)
 }
 
 /// Submissions to all, then an exchange with one.

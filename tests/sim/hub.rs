@@ -147,7 +147,7 @@ impl Hub {
         let (committer, stepper) = commit::stepped(parts, salts(beginning.seed));
         let room = DiskRoom::new(disk, data, || 0, readiness);
         let committer = committer.minding(room.clone());
-        let wakes = Wakes::start_in_place(committer.watch(), reader.clone());
+        let wakes = Wakes::start(committer.watch(), reader.clone());
         let stopping = CancellationToken::new();
         let deliver = Deliver::new(state.clone(), committer.clone(), clock.clone(), wakes, stopping.clone());
         Ok(Self {

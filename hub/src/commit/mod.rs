@@ -20,20 +20,12 @@ use crate::{
     machine::{Command, Outcome},
 };
 
-/// How far the journal is. Changes after each batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Progress {
-    /// Number of durable records.
-    pub size: u64,
-    /// Version of the directory.
-    pub directory_version: u64,
-}
-
 /// Hands commands to the writer. Cheap to clone.
 #[derive(Clone)]
 pub struct Committer {
     queue: SyncSender<Message>,
-    progress: watch::Receiver<Progress>,
+    size: watch::Receiver<u64>,
+    directory_version: watch::Receiver<u64>,
     /// Absent if there is always enough.
     room: Option<DiskRoom>,
     clock: Clock,
@@ -128,9 +120,16 @@ impl Committer {
         Ok(())
     }
 
-    /// Sees every batch.
-    pub fn watch(&self) -> watch::Receiver<Progress> {
-        self.progress.clone()
+    /// Number of durable records: changes after each batch, and closes with
+    /// the writer.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.size.clone()
+    }
+
+    /// Version of the directory: changes when that does, so that few are woken
+    /// for nothing, and closes with the writer.
+    pub fn watch_directory(&self) -> watch::Receiver<u64> {
+        self.directory_version.clone()
     }
 
     /// The same, taking new documents only as long as there is room.

@@ -20,7 +20,7 @@ use axis_proto::{
 use prost::Message as _;
 use tokio::sync::{oneshot, watch};
 
-use super::{Committer, Message, Progress, Queued};
+use super::{Committer, Message, Queued};
 use crate::{
     clock::Clock,
     error::{Error, Result},
@@ -185,14 +185,16 @@ pub fn stepped(parts: Parts, random: Random) -> (Committer, Stepper) {
 fn make(parts: Parts, random: Random) -> (Committer, SyncSender<Message>, Writer) {
     let (queue, commands) = sync_channel(limits::COMMIT_QUEUE_MAX);
     let directory_version = read_once(&*parts.state, |read| machine::query::meta(read).directory_version);
-    let progress = watch::Sender::new(Progress { size: parts.journal.size(), directory_version });
+    let directory_version = watch::Sender::new(directory_version);
+    let size = watch::Sender::new(parts.journal.size());
     let committer = Committer {
         queue: queue.clone(),
-        progress: progress.subscribe(),
+        size: size.subscribe(),
+        directory_version: directory_version.subscribe(),
         room: None,
         clock: parts.clock.clone(),
     };
-    let writer = Writer { parts, random, commands, progress, lists: HashMap::new() };
+    let writer = Writer { parts, random, commands, size, directory_version, lists: HashMap::new() };
     (committer, queue, writer)
 }
 
@@ -237,7 +239,8 @@ struct Writer {
     parts: Parts,
     random: Random,
     commands: Receiver<Message>,
-    progress: watch::Sender<Progress>,
+    size: watch::Sender<u64>,
+    directory_version: watch::Sender<u64>,
     /// Recipients of envelopes that are being made visible, so that a
     /// broadcast's list is read once.
     lists: HashMap<u64, Arc<LeafList>>,
@@ -420,8 +423,8 @@ impl Writer {
     /// Makes a decided batch durable, then visible, then known.
     fn finish(&mut self, decided: Decided) -> std::result::Result<(), CommitError> {
         let Decided { entries, changes, answers, oldest_us, roll, .. } = decided;
-        if !entries.is_empty() {
-            let records = entries.len();
+        let records = entries.len();
+        if records > 0 {
             let began_us = self.parts.clock.monotonic_us();
             self.parts.readiness.commit_begins(began_us / 1_000);
             append(&mut *self.parts.journal, &mut self.parts.tree, &self.parts.signer, entries)?;
@@ -433,13 +436,16 @@ impl Writer {
             self.parts.readiness.commit_ends();
             let latency_us = self.parts.clock.monotonic_us().saturating_sub(oldest_us.unwrap_or(began_us));
             self.parts.metrics.commit(CommitSample { records, latency_us, sync_us });
-            let directory_version =
-                read_once(&*self.parts.state, |read| machine::query::meta(read).directory_version);
-            self.progress.send_replace(Progress { size, directory_version });
         }
         for (answer, outcome) in answers {
             // a caller that hung up does not need it
             let _gone = answer.send(outcome);
+        }
+        // behind the answers: those who follow have no call that waits
+        if records > 0 {
+            self.size.send_replace(self.parts.journal.size());
+            let version = read_once(&*self.parts.state, |read| machine::query::meta(read).directory_version);
+            self.directory_version.send_if_modified(|known| std::mem::replace(known, version) != version);
         }
         if let Some(answer) = roll {
             let size = self.parts.journal.size();

@@ -15,11 +15,11 @@ use bytes::Bytes;
 use prost::Message as _;
 use tokio::sync::watch;
 
-use crate::{commit::Progress, journal::JournalReader, machine};
+use crate::{journal::JournalReader, machine};
 
 /// Records that are read to find whom they concern; when more came at once,
 /// everybody is woken.
-const READ_MAX: u64 = 8_192;
+const READ_MAX: u64 = 2_048;
 
 /// How many who may be gone are kept before they are looked for.
 const GONE_MIN: usize = 64;
@@ -37,17 +37,9 @@ struct Waiting {
 
 impl Wakes {
     /// Starts to watch what becomes durable, until the committer ends.
-    pub fn start(progress: watch::Receiver<Progress>, journal: Arc<dyn JournalReader>) -> Self {
+    pub fn start(size: watch::Receiver<u64>, journal: Arc<dyn JournalReader>) -> Self {
         let wakes = Self::default();
-        tokio::spawn(follow(wakes.clone(), progress, journal, Where::Aside));
-        wakes
-    }
-
-    /// As [`Self::start`], for a process of one thread: the journal is read in
-    /// the task itself, which waits for the disk.
-    pub fn start_in_place(progress: watch::Receiver<Progress>, journal: Arc<dyn JournalReader>) -> Self {
-        let wakes = Self::default();
-        tokio::spawn(follow(wakes.clone(), progress, journal, Where::InPlace));
+        tokio::spawn(follow(wakes.clone(), size, journal));
         wakes
     }
 
@@ -95,39 +87,20 @@ enum Whom {
     These(BTreeSet<String>),
 }
 
-/// Where the journal is read.
-#[derive(Debug, Clone, Copy)]
-enum Where {
-    Aside,
-    InPlace,
-}
-
-async fn follow(
-    wakes: Wakes,
-    mut progress: watch::Receiver<Progress>,
-    journal: Arc<dyn JournalReader>,
-    reads: Where,
-) {
-    let mut seen = progress.borrow_and_update().size;
+async fn follow(wakes: Wakes, mut progress: watch::Receiver<u64>, journal: Arc<dyn JournalReader>) {
+    let mut seen = *progress.borrow_and_update();
     while progress.changed().await.is_ok() {
-        let size = progress.borrow_and_update().size;
+        let size = *progress.borrow_and_update();
         if !wakes.is_empty() {
-            let journal = journal.clone();
-            let whom = match reads {
-                Where::InPlace => concerned(&*journal, seen, size),
-                // recent batches are in memory, but after a pause they may not be
-                Where::Aside => tokio::task::spawn_blocking(move || concerned(&*journal, seen, size))
-                    .await
-                    .unwrap_or(Whom::All),
-            };
-            wakes.wake(&whom);
+            wakes.wake(&concerned(&*journal, seen, size));
         }
         seen = size;
     }
     wakes.wake(&Whom::All);
 }
 
-/// Whom the records from one sequence up to another concern.
+/// Whom the records from one sequence up to another concern; all, if they are
+/// not in memory any more.
 fn concerned(journal: &dyn JournalReader, from: u64, to: u64) -> Whom {
     if to.saturating_sub(from) > READ_MAX {
         return Whom::All;
@@ -135,7 +108,7 @@ fn concerned(journal: &dyn JournalReader, from: u64, to: u64) -> Whom {
     let mut systems = BTreeSet::new();
     let mut next = from;
     while next < to {
-        let Ok(Some(batch)) = journal.batch_of(next) else { return Whom::All };
+        let Some(batch) = journal.recent(next) else { return Whom::All };
         for entry in batch.entries.iter().filter(|entry| (next..to).contains(&entry.sequence)) {
             let Ok(record) = Record::decode(entry.record.clone()) else { return Whom::All };
             if !add_concerned(&record, &entry.cargo, &mut systems) {

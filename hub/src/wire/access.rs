@@ -191,18 +191,13 @@ fn caller(ctx: &Context, peer: Option<&Arc<Peer>>) -> Result<Caller> {
 /// Cuts the connections of callers that may no longer call: looks whenever
 /// the directory changes, and every minute for certificates that end.
 pub async fn cut_the_unwelcome(ctx: Arc<Context>) {
-    let mut progress = ctx.committer.watch();
-    let mut version = progress.borrow_and_update().directory_version;
+    let mut directory = ctx.committer.watch_directory();
     loop {
         let changed = tokio::time::timeout(crate::limits::ACCESS_CHECK_INTERVAL, async {
-            while progress.changed().await.is_ok() {
-                let now = progress.borrow_and_update().directory_version;
-                if std::mem::replace(&mut version, now) != now {
-                    return;
-                }
+            if directory.changed().await.is_err() {
+                // the writer is gone, and the hub with it
+                std::future::pending::<()>().await;
             }
-            // the writer is gone, and the hub with it
-            std::future::pending::<()>().await;
         });
         tokio::select! {
             () = ctx.stopping.cancelled() => return,

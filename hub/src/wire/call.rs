@@ -11,6 +11,7 @@ use super::{
     Context, caller,
     quota::{Cost, Lane},
     status,
+    work::at_once,
 };
 use crate::{
     admit::Ground,
@@ -116,12 +117,27 @@ impl Call {
         work: impl FnOnce(&Self, Ground<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let call = self.clone();
-        let work = move || {
-            let context = &call.context;
-            let (hub_id, now_ms) = (context.config.hub_id.as_str(), context.now_ms());
-            work(&call, Ground { hub_id, state: &*context.state, now_ms })
-        };
+        let work = move || work(&call, call.ground());
         self.context.verifying.run(self.system(), work).await?
+    }
+
+    /// As [`Self::verifying`], for a message that counts as taken room: where
+    /// it came in, while no thread has anything to do and all that is under
+    /// way is so little that waking one takes as long as the work.
+    pub(super) async fn verifying_soon<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self, Ground<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let context = &self.context;
+        if context.room.taken() > limits::WORK_AT_ONCE_BYTES || !context.verifying.is_resting() {
+            return self.verifying(work).await;
+        }
+        at_once(|| work(self, self.ground()))?
+    }
+
+    fn ground(&self) -> Ground<'_> {
+        let context = &self.context;
+        Ground { hub_id: context.config.hub_id.as_str(), state: &*context.state, now_ms: context.now_ms() }
     }
 
     /// Runs what may wait for the disk.

@@ -143,7 +143,7 @@ fn weight(message: &Result<SubmitRequest>) -> u32 {
 async fn prepare(call: &Call, message: SubmitRequest) -> Result<Submit> {
     let sealed = required(message.sealed_envelope, "sealed_envelope")?;
     let documents = message.documents;
-    call.verifying(move |call, ground| {
+    call.verifying_soon(move |call, ground| {
         let verified = verify(ground.state, call.caller(), &sealed, PayloadType::Envelope, ground.now_ms)?;
         let admitted = admit(ground, call.system(), verified, documents)?;
         Ok(Submit { kept: call.context.config.retention.kept(), ..admitted })

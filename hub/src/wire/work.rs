@@ -17,7 +17,10 @@ use crate::error::{Error, Result};
 type Job = Box<dyn FnOnce() + Send>;
 
 /// The threads, until dropped.
-pub struct Work(Arc<Shared>);
+pub struct Work {
+    shared: Arc<Shared>,
+    threads: usize,
+}
 
 #[derive(Default)]
 struct Shared {
@@ -47,9 +50,9 @@ impl Work {
     /// # Errors
     /// As [`Self::of_cores`].
     pub fn new(threads: usize) -> io::Result<Self> {
-        let work = Self(Arc::default());
+        let work = Self { shared: Arc::default(), threads };
         for _ in 0..threads {
-            let shared = work.0.clone();
+            let shared = work.shared.clone();
             thread::Builder::new().name("work".to_owned()).spawn(move || shared.run())?;
         }
         Ok(work)
@@ -71,19 +74,33 @@ impl Work {
                 let _hung_up = done.send(work());
             }
         });
-        self.0.push(system, job);
+        self.shared.push(system, job);
         result.await.map_err(Error::fault)
     }
 
     /// How much waits.
     pub fn waiting(&self) -> usize {
-        self.0.queue().round.len()
+        self.shared.queue().round.len()
     }
 
     /// How many threads have nothing to do.
     pub fn idle(&self) -> usize {
-        self.0.queue().idle
+        self.shared.queue().idle
     }
+
+    /// Whether nobody has anything to do.
+    pub fn is_resting(&self) -> bool {
+        let queue = self.shared.queue();
+        queue.idle == self.threads && queue.round.len() == 0
+    }
+}
+
+/// Runs something where it is asked for.
+///
+/// # Errors
+/// If it panicked.
+pub fn at_once<T>(work: impl FnOnce() -> T) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|_| Error::fault("what was worked on panicked"))
 }
 
 impl Shared {
@@ -120,8 +137,8 @@ impl Shared {
 
 impl Drop for Work {
     fn drop(&mut self) {
-        self.0.queue().ended = true;
-        self.0.more.notify_all();
+        self.shared.queue().ended = true;
+        self.shared.more.notify_all();
     }
 }
 
@@ -173,12 +190,17 @@ mod tests {
         while work.waiting() > 0 {
             tokio::task::yield_now().await;
         }
+        assert!(!work.is_resting(), "its thread is held");
         let mut dropped = Box::pin(work.run(&vpcp, || unreachable!("nobody waits for it")));
         assert!((&mut dropped).now_or_never().is_none());
         drop(dropped);
         drop(go);
         assert!(held.await.unwrap());
         assert!(work.run(&vpcp, || panic!("on purpose")).await.is_err());
+        assert!(at_once(|| panic!("on purpose")).is_err());
         assert_eq!(work.run(&vpcp, || 7).await.unwrap(), 7, "the thread goes on");
+        while !work.is_resting() {
+            tokio::task::yield_now().await;
+        }
     }
 }
