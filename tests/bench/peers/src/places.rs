@@ -29,15 +29,15 @@ pub struct Places {
 impl Places {
     /// `nats-server`.
     pub fn nats(&self) -> anyhow::Result<PathBuf> {
-        self.from_python("nats-server")
+        self.python_program("nats-server")
     }
 
     /// `python` that knows `as4`.
     pub fn python(&self) -> anyhow::Result<PathBuf> {
-        self.from_python("python")
+        self.python_program("python")
     }
 
-    fn from_python(&self, name: &str) -> anyhow::Result<PathBuf> {
+    fn python_program(&self, name: &str) -> anyhow::Result<PathBuf> {
         let beside = self.python.iter().map(|dir| dir.join(name));
         program(beside).with_context(|| format!("no {name}: --python DIR, which tests/bench/peers/run makes"))
     }
