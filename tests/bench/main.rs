@@ -71,7 +71,7 @@ enum Command {
     Hostile(hostile::Args),
     /// Move large documents beside a long queue, and measure the hub's memory
     Transfers(transfers::Args),
-    /// All that BENCHMARKS.md holds, in one report; some hours
+    /// Small documents, a broadcast and long queues, in one report
     All(Common),
     /// Make a hub with a long past, or add to one that was made so
     SeedJournal(seed::Args),
