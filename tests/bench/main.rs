@@ -11,7 +11,7 @@
 //! bench backlog --waiting 1000,…     what a long queue costs
 //! bench hostile                      the honest beside each kind of attack
 //! bench transfers                    large documents beside a queue, and the hub's memory
-//! bench all                          what BENCHMARKS.md holds
+//! bench all                          small, broadcast and backlog in one report
 //! bench seed-journal N --dir HUB     a hub with N envelopes that wait
 //! ```
 //!

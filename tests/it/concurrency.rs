@@ -9,7 +9,7 @@ use axis_proto::{
     record::v1::Receipt,
     seal::{PayloadType, seal},
 };
-use axis_tests::{Ministry, Raw, TestHub, refusal_of};
+use axis_tests::{Ministry, Raw, TestHub, acknowledgement, refusal_of};
 use futures_util::future::try_join_all;
 use prost::Message as _;
 use tonic::Status;
@@ -96,15 +96,9 @@ async fn a_thousand_acknowledgements_of_one_delivery_are_one_settlement() -> any
         let mut calls = situation.byt[number % CONNECTIONS].mailbox();
         // half of them say the very same, half say it with a word of their own
         let reference = if number % 2 == 0 { String::new() } else { format!("Số đến {number}") };
-        let acknowledgement = Acknowledgement {
-            hub_id: "truc.test".into(),
-            delivery_id: delivery.delivery_id.clone(),
-            envelope_digest: delivery.envelope_digest.clone(),
-            recipient: delivery.recipient.clone(),
-            mailbox_sequence: delivery.mailbox_sequence,
-            acknowledged_unix_ms: situation.hub.clock().now_ms(),
-            reference,
-        };
+        let acknowledged_unix_ms = situation.hub.clock().now_ms();
+        let acknowledgement =
+            Acknowledgement { acknowledged_unix_ms, reference, ..acknowledgement(&delivery) };
         let sealed = seal(PayloadType::Acknowledgement, acknowledgement.encode_to_vec(), &[&byt.key]);
         let request = AcknowledgeRequest { sealed_acknowledgement: Some(sealed) };
         async move { patiently(async || calls.acknowledge(request.clone()).await).await }

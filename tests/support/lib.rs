@@ -22,7 +22,7 @@ pub use link::Link;
 pub use load::{Load, Lost, Told};
 pub use ministry::{Ministry, code, impatient};
 pub use process::{HubProcess, binary, run_axis, run_hub};
-pub use raw::{Raw, acknowledge, channel, refusal_of, tls};
+pub use raw::{Raw, acknowledge, acknowledgement, channel, refusal_of, tls};
 
 /// Longest that a condition may take to come true, also on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);

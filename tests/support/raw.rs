@@ -111,10 +111,10 @@ impl Raw {
     }
 }
 
-/// Seals with a system's key that a delivery was taken.
-pub fn acknowledge(key: &SigningKey, delivery: &Delivery) -> AcknowledgeRequest {
+/// Says that a delivery was taken, just now.
+pub fn acknowledgement(delivery: &Delivery) -> Acknowledgement {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let acknowledgement = Acknowledgement {
+    Acknowledgement {
         hub_id: "truc.test".into(),
         delivery_id: delivery.delivery_id.clone(),
         envelope_digest: delivery.envelope_digest.clone(),
@@ -122,8 +122,13 @@ pub fn acknowledge(key: &SigningKey, delivery: &Delivery) -> AcknowledgeRequest 
         mailbox_sequence: delivery.mailbox_sequence,
         acknowledged_unix_ms: now.as_millis() as u64,
         reference: String::new(),
-    };
-    let sealed = seal(PayloadType::Acknowledgement, acknowledgement.encode_to_vec(), &[key]);
+    }
+}
+
+/// Seals it with a system's key.
+pub fn acknowledge(key: &SigningKey, delivery: &Delivery) -> AcknowledgeRequest {
+    let payload = acknowledgement(delivery).encode_to_vec();
+    let sealed = seal(PayloadType::Acknowledgement, payload, &[key]);
     AcknowledgeRequest { sealed_acknowledgement: Some(sealed) }
 }
 
