@@ -157,7 +157,13 @@ impl Retention {
         for sha256 in documents {
             let vault = self.0.parts.vault.clone();
             let looked = tokio::task::spawn_blocking(move || {
-                Ok::<_, std::io::Error>((vault.discard_uploads(&sha256)?, vault.has(&sha256)?))
+                let (discarded, here) = (vault.discard_uploads(&sha256)?, vault.has(&sha256)?);
+                match vault.lock(&sha256) {
+                    // gone already, by a purge that may not have come to its end
+                    Some(leaving) if discarded && !here => leaving.remove()?,
+                    _ => {}
+                }
+                Ok::<_, std::io::Error>((discarded, here))
             });
             match looked.await.map_err(Error::fault)?? {
                 (false, _) => purged.documents_busy.push(sha256),

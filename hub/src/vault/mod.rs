@@ -136,6 +136,8 @@ impl Vault {
             let file = disk.open(&source)?;
             let resumed = upload::resume(&*file, &marks, size)?;
             if let Some(standing) = resumed.filter(|standing| arrived || standing.committed == size) {
+                // its beginning may have ended before the sync of its names
+                disk.sync_dir(&self.uploads(system))?;
                 let upload = Upload::new(live, file, marks, standing, size, touched);
                 return Ok(if brought { upload.in_place() } else { upload });
             }
@@ -413,15 +415,16 @@ impl Leaving {
         &self.sha256
     }
 
-    /// Removes it, durably, if it is here. Only for one that nothing names
+    /// Removes it, if it is here, and makes durable that it is not: an earlier
+    /// removal may have ended before its sync. Only for one that nothing names
     /// and nobody pins.
     pub fn remove(&self) -> io::Result<()> {
         let (disk, path) = (&self.vault.0.disk, self.vault.object(&self.sha256));
+        let dir = crate::disk::parent_of(&path);
         if disk.exists(&path)? {
             disk.remove(&path)?;
-            disk.sync_dir(crate::disk::parent_of(&path))?;
         }
-        Ok(())
+        if disk.exists(dir)? { disk.sync_dir(dir) } else { Ok(()) }
     }
 }
 

@@ -443,6 +443,28 @@ fn a_directory_that_a_failed_upload_left_is_as_durable_as_its_documents() {
     assert!((0..100).any(|after| !fails(after)), "each step failed once");
 }
 
+#[test]
+fn an_upload_that_failed_to_begin_is_as_durable_as_another_when_it_goes_on() {
+    let (bytes, moh) = (bytes_of(3_000), system("moh"));
+    let sha256 = Digest::of(&bytes);
+    let fails = |after| {
+        let disk = MemoryDisk::default();
+        let first = vault(&disk);
+        disk.fail_after(after);
+        let failed = first.begin(&moh, &sha256, 3_000).is_err();
+        // the hub starts again; the power stays
+        disk.fail_after(u64::MAX);
+        let mut upload = vault(&disk).begin(&moh, &sha256, 3_000).unwrap();
+        upload.append(&bytes[..1_000]).unwrap();
+        upload.sync().unwrap();
+        drop(upload);
+        disk.crash(|_| 0);
+        assert_eq!(vault(&disk).begin(&moh, &sha256, 3_000).unwrap().committed(), 1_000, "after {after}");
+        failed
+    };
+    assert!((0..100).any(|after| !fails(after)), "each step failed once");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -532,6 +554,26 @@ fn a_removal_that_a_crash_stops_leaves_the_document_or_not() {
         }
     }
     assert!(kept > 0 && gone > 0, "{kept} and {gone}");
+}
+
+#[test]
+fn a_removal_that_failed_is_durable_when_it_is_done_again() {
+    let bytes = bytes_of(5_000);
+    let sha256 = Digest::of(&bytes);
+    let fails = |after| {
+        let disk = MemoryDisk::default();
+        let first = vault(&disk);
+        bring(&first, &system("moh"), &bytes, 1_000).unwrap();
+        disk.fail_after(after);
+        let failed = first.lock(&sha256).unwrap().remove().is_err();
+        // the hub starts again; the power stays
+        disk.fail_after(u64::MAX);
+        vault(&disk).lock(&sha256).unwrap().remove().unwrap();
+        disk.crash(|_| 0);
+        assert!(!vault(&disk).has(&sha256).unwrap(), "after {after}");
+        failed
+    };
+    assert!((0..100).any(|after| !fails(after)), "each step failed once");
 }
 
 #[test]
