@@ -2,7 +2,10 @@
 //! that can be checked without clock or directory. A client asks before it
 //! sends, the hub when it receives; never decides anything else.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt::{Arguments, Display},
+};
 
 use prost::Message;
 
@@ -60,7 +63,7 @@ pub fn envelope(envelope: &Envelope) -> Vec<ShapeError> {
     }
     if let Some(thread) = &envelope.thread {
         if let Some(reference) = &thread.in_reply_to {
-            self::reference(&mut errors, "envelope.thread.in_reply_to", reference);
+            self::reference(&mut errors, format_args!("envelope.thread.in_reply_to"), reference);
         }
         let path = "envelope.thread.references";
         errors.each(path, &thread.references, REFERENCES_MAX, reference);
@@ -116,7 +119,7 @@ pub fn rejection(rejection: &Rejection) -> Vec<ShapeError> {
 
 fn decode<M: Message + Default>(field: &str, payload: &[u8]) -> Result<M, ShapeError> {
     M::decode(payload).map_err(|error| ShapeError {
-        field: field.to_owned(),
+        field: field.to_string(),
         reason: Reason::Malformed,
         detail: error.to_string(),
     })
@@ -132,11 +135,11 @@ fn answer(
     recipient: &str,
     mailbox_sequence: u64,
 ) {
-    errors.id::<HubId, _>(&format!("{path}.hub_id"), hub_id.parse());
-    errors.id::<DeliveryId, _>(&format!("{path}.delivery_id"), delivery_id.parse());
-    errors.id::<Digest, _>(&format!("{path}.envelope_digest"), Digest::from_slice(envelope_digest));
-    errors.id::<AgencyCode, _>(&format!("{path}.recipient"), recipient.parse());
-    errors.required(&format!("{path}.mailbox_sequence"), mailbox_sequence);
+    errors.id::<HubId, _>(format_args!("{path}.hub_id"), hub_id.parse());
+    errors.id::<DeliveryId, _>(format_args!("{path}.delivery_id"), delivery_id.parse());
+    errors.id::<Digest, _>(format_args!("{path}.envelope_digest"), Digest::from_slice(envelope_digest));
+    errors.id::<AgencyCode, _>(format_args!("{path}.recipient"), recipient.parse());
+    errors.required(format_args!("{path}.mailbox_sequence"), mailbox_sequence);
 }
 
 fn recipients(errors: &mut Errors, recipients: &[Recipient], groups: &[String]) {
@@ -145,14 +148,14 @@ fn recipients(errors: &mut Errors, recipients: &[Recipient], groups: &[String]) 
     }
     let mut seen = HashSet::with_capacity(recipients.len().min(RECIPIENTS_NAMED_MAX));
     errors.each("envelope.recipients", recipients, RECIPIENTS_NAMED_MAX, |errors, path, recipient| {
-        let agency = format!("{path}.agency");
+        let agency = format_args!("{path}.agency");
         if let Err(error) = recipient.agency.parse::<AgencyCode>() {
-            errors.invalid(&agency, error.to_string());
+            errors.invalid(agency, error.to_string());
         } else if !seen.insert(recipient.agency.as_str()) {
-            errors.push(&agency, Reason::RecipientDuplicate, recipient.agency.as_str());
+            errors.push(agency, Reason::RecipientDuplicate, recipient.agency.as_str());
         }
         if RecipientKind::try_from(recipient.kind).is_err() {
-            errors.invalid(&format!("{path}.kind"), format!("{} is no kind", recipient.kind));
+            errors.invalid(format_args!("{path}.kind"), format!("{} is no kind", recipient.kind));
         }
     });
     let mut seen = HashSet::with_capacity(groups.len().min(GROUPS_MAX));
@@ -181,10 +184,10 @@ fn times(errors: &mut Errors, envelope: &Envelope) {
     }
 }
 
-fn reference(errors: &mut Errors, path: &str, reference: &EnvelopeReference) {
-    errors.id::<AgencyCode, _>(&format!("{path}.sender"), reference.sender.parse());
+fn reference(errors: &mut Errors, path: Arguments<'_>, reference: &EnvelopeReference) {
+    errors.id::<AgencyCode, _>(format_args!("{path}.sender"), reference.sender.parse());
     if reference.envelope_id.len() != 16 {
-        errors.invalid(&format!("{path}.envelope_id"), "has not 16 bytes");
+        errors.invalid(format_args!("{path}.envelope_id"), "has not 16 bytes");
     }
 }
 
@@ -202,17 +205,16 @@ fn document_body(errors: &mut Errors, body: &DocumentBody) {
     errors.each(path, &body.documents, DOCUMENTS_MAX, |errors, path, document| {
         self::document(errors, path, document);
         if *sizes.entry(&document.sha256).or_insert(document.size) != document.size {
-            errors.invalid(&format!("{path}.size"), "is not that of another file with the same SHA-256");
+            errors.invalid(format_args!("{path}.size"), "is not that of another file with the same SHA-256");
         }
         if !document.name.is_empty() && !names.insert(document.name.as_str()) {
-            errors.invalid(&format!("{path}.name"), "is the name of another file too");
+            errors.invalid(format_args!("{path}.name"), "is the name of another file too");
         }
     });
 }
 
 fn metadata(errors: &mut Errors, metadata: &DocumentMetadata) {
     let path = "envelope.document.metadata";
-    let at = |field: &str| format!("{path}.{field}");
     for (field, text) in [
         ("document_id", &metadata.document_id),
         ("code_number", &metadata.code_number),
@@ -224,19 +226,19 @@ fn metadata(errors: &mut Errors, metadata: &DocumentMetadata) {
         ("sphere_of_promulgation", &metadata.sphere_of_promulgation),
         ("typer_notation", &metadata.typer_notation),
     ] {
-        errors.text(&at(field), text);
+        errors.text(format_args!("{path}.{field}"), text);
     }
     if metadata.subject.is_empty() {
-        errors.invalid(&at("subject"), "is missing");
+        errors.invalid(format_args!("{path}.subject"), "is missing");
     }
-    errors.date(&at("promulgation_date"), &metadata.promulgation_date);
-    errors.date(&at("due_date"), &metadata.due_date);
+    errors.date(format_args!("{path}.promulgation_date"), &metadata.promulgation_date);
+    errors.date(format_args!("{path}.due_date"), &metadata.due_date);
     if let Some(signer) = &metadata.signer {
-        errors.text(&at("signer.competence"), &signer.competence);
-        errors.text(&at("signer.position"), &signer.position);
-        errors.text(&at("signer.full_name"), &signer.full_name);
+        errors.text(format_args!("{path}.signer.competence"), &signer.competence);
+        errors.text(format_args!("{path}.signer.position"), &signer.position);
+        errors.text(format_args!("{path}.signer.full_name"), &signer.full_name);
         if signer.full_name.is_empty() {
-            errors.invalid(&at("signer.full_name"), "is missing");
+            errors.invalid(format_args!("{path}.signer.full_name"), "is missing");
         }
     }
     for (field, texts) in [
@@ -244,38 +246,45 @@ fn metadata(errors: &mut Errors, metadata: &DocumentMetadata) {
         ("appendixes", &metadata.appendixes),
         ("task_codes", &metadata.task_codes),
     ] {
-        errors.each(&at(field), texts, METADATA_LIST_MAX, |errors, path, text| errors.text(path, text));
+        errors.each(format_args!("{path}.{field}"), texts, METADATA_LIST_MAX, |errors, path, text| {
+            errors.text(path, text)
+        });
     }
-    errors.each(&at("response_for"), &metadata.response_for, METADATA_LIST_MAX, |errors, path, answered| {
-        errors.text(&format!("{path}.agency"), &answered.agency);
-        errors.text(&format!("{path}.code"), &answered.code);
-        errors.text(&format!("{path}.document_id"), &answered.document_id);
-        errors.date(&format!("{path}.promulgation_date"), &answered.promulgation_date);
-    });
+    errors.each(
+        format_args!("{path}.response_for"),
+        &metadata.response_for,
+        METADATA_LIST_MAX,
+        |errors, path, answered| {
+            errors.text(format_args!("{path}.agency"), &answered.agency);
+            errors.text(format_args!("{path}.code"), &answered.code);
+            errors.text(format_args!("{path}.document_id"), &answered.document_id);
+            errors.date(format_args!("{path}.promulgation_date"), &answered.promulgation_date);
+        },
+    );
 }
 
-fn document(errors: &mut Errors, path: &str, document: &Document) {
-    let name = format!("{path}.name");
-    errors.bytes(&name, document.name.len(), FILE_NAME_BYTES_MAX);
+fn document(errors: &mut Errors, path: Arguments<'_>, document: &Document) {
+    let name = format_args!("{path}.name");
+    errors.bytes(name, document.name.len(), FILE_NAME_BYTES_MAX);
     if matches!(document.name.as_str(), "" | "." | "..") {
-        errors.invalid(&name, "is no file name");
+        errors.invalid(name, "is no file name");
     } else if document
         .name
         .contains(|character: char| matches!(character, '/' | '\\') || character.is_control())
     {
-        errors.invalid(&name, "has a `/`, a `\\` or a control character");
+        errors.invalid(name, "has a `/`, a `\\` or a control character");
     }
-    let media_type = format!("{path}.media_type");
-    errors.bytes(&media_type, document.media_type.len(), MEDIA_TYPE_BYTES_MAX);
+    let media_type = format_args!("{path}.media_type");
+    errors.bytes(media_type, document.media_type.len(), MEDIA_TYPE_BYTES_MAX);
     if document.media_type.is_empty() || !document.media_type.bytes().all(|byte| matches!(byte, b' '..=b'~'))
     {
-        errors.invalid(&media_type, "is not printable ASCII");
+        errors.invalid(media_type, "is not printable ASCII");
     }
     if document.size > DOCUMENT_BYTES_MAX {
-        errors.push(&format!("{path}.size"), Reason::TooLarge, format!("{} bytes", document.size));
+        errors.push(format_args!("{path}.size"), Reason::TooLarge, format!("{} bytes", document.size));
     }
-    errors.id::<Digest, _>(&format!("{path}.sha256"), Digest::from_slice(&document.sha256));
-    errors.text(&format!("{path}.description"), &document.description);
+    errors.id::<Digest, _>(format_args!("{path}.sha256"), Digest::from_slice(&document.sha256));
+    errors.text(format_args!("{path}.description"), &document.description);
 }
 
 /// Whether a text is a day of the calendar, as `yyyy-MM-dd`.
@@ -303,45 +312,45 @@ fn is_date(text: &str) -> bool {
     year >= 1 && (1..=days).contains(&day)
 }
 
-/// Collects what is wrong.
+/// Collects what is wrong. Where is put into words only if something is.
 #[derive(Default)]
 struct Errors(Vec<ShapeError>);
 
 impl Errors {
-    fn push(&mut self, field: &str, reason: Reason, detail: impl Into<String>) {
-        self.0.push(ShapeError { field: field.to_owned(), reason, detail: detail.into() });
+    fn push(&mut self, field: impl Display, reason: Reason, detail: impl Into<String>) {
+        self.0.push(ShapeError { field: field.to_string(), reason, detail: detail.into() });
     }
 
-    fn invalid(&mut self, field: &str, detail: impl Into<String>) {
+    fn invalid(&mut self, field: impl Display, detail: impl Into<String>) {
         self.push(field, Reason::FieldInvalid, detail);
     }
 
     /// An id that must parse.
-    fn id<T, E: std::error::Error>(&mut self, field: &str, parsed: Result<T, E>) {
+    fn id<T, E: std::error::Error>(&mut self, field: impl Display, parsed: Result<T, E>) {
         if let Err(error) = parsed {
             self.invalid(field, error.to_string());
         }
     }
 
     /// A number that must be there.
-    fn required(&mut self, field: &str, number: u64) {
+    fn required(&mut self, field: impl Display, number: u64) {
         if number == 0 {
             self.invalid(field, "is missing");
         }
     }
 
-    fn bytes(&mut self, field: &str, found: usize, max: usize) {
+    fn bytes(&mut self, field: impl Display, found: usize, max: usize) {
         if found > max {
             self.push(field, Reason::TooLarge, format!("{found} bytes, at most {max}"));
         }
     }
 
-    fn text(&mut self, field: &str, text: &str) {
+    fn text(&mut self, field: impl Display, text: &str) {
         self.bytes(field, text.len(), TEXT_BYTES_MAX);
     }
 
     /// A date that may be empty.
-    fn date(&mut self, field: &str, text: &str) {
+    fn date(&mut self, field: impl Display, text: &str) {
         if !text.is_empty() && !is_date(text) {
             self.invalid(field, "is not a date as `yyyy-MM-dd`");
         }
@@ -350,16 +359,16 @@ impl Errors {
     /// A list: its length, then each entry. One that is too long is not read.
     fn each<'a, T>(
         &mut self,
-        path: &str,
+        path: impl Display,
         list: &'a [T],
         max: usize,
-        mut check: impl FnMut(&mut Self, &str, &'a T),
+        mut check: impl FnMut(&mut Self, Arguments<'_>, &'a T),
     ) {
         if list.len() > max {
             return self.push(path, Reason::TooLarge, format!("{} entries, at most {max}", list.len()));
         }
         for (index, entry) in list.iter().enumerate() {
-            check(self, &format!("{path}[{index}]"), entry);
+            check(self, format_args!("{path}[{index}]"), entry);
         }
     }
 }
