@@ -27,7 +27,7 @@ use crate::{
     evidence::Tree,
     journal::{Batch, Commit, Entry, Journal},
     limits::{self, Millis},
-    machine::{self, Command, Context, Outcome},
+    machine::{self, Command, Context, Outcome, Tally},
     observe::{CommitSample, Metrics, Readiness, WriterGuard},
     state::{Changes, Draft, State, memory::MemoryState, read_once},
 };
@@ -253,6 +253,7 @@ type Answers = Vec<(oneshot::Sender<Result<Outcome>>, Result<Outcome>)>;
 struct Decided {
     entries: Vec<Entry>,
     changes: Changes,
+    tally: Tally,
     answers: Answers,
     /// When the oldest command was queued, on the monotonic clock.
     oldest_us: Option<u64>,
@@ -413,8 +414,8 @@ impl Writer {
                 }
                 next = commands.try_recv().ok();
             }
-            let (entries, changes) = batch.finish();
-            Decided { entries, changes, answers, oldest_us, roll, stop }
+            let (entries, changes, tally) = batch.finish();
+            Decided { entries, changes, tally, answers, oldest_us, roll, stop }
         });
         parts.metrics.state_held(parts.clock.monotonic_us().saturating_sub(began_us));
         decided
@@ -422,7 +423,7 @@ impl Writer {
 
     /// Makes a decided batch durable, then visible, then known.
     fn finish(&mut self, decided: Decided) -> std::result::Result<(), CommitError> {
-        let Decided { entries, changes, answers, oldest_us, roll, .. } = decided;
+        let Decided { entries, changes, tally, answers, oldest_us, roll, .. } = decided;
         let records = entries.len();
         if records > 0 {
             let began_us = self.parts.clock.monotonic_us();
@@ -436,6 +437,7 @@ impl Writer {
             self.parts.readiness.commit_ends();
             let latency_us = self.parts.clock.monotonic_us().saturating_sub(oldest_us.unwrap_or(began_us));
             self.parts.metrics.commit(CommitSample { records, latency_us, sync_us });
+            self.parts.metrics.recorded(&tally);
         }
         for (answer, outcome) in answers {
             // a caller that hung up does not need it

@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use axis_proto::record::v1::{Cargo, CargoKind, FeedPlace, LeafList, LogOpened, Record, record::Event};
+use axis_proto::record::v1::{
+    Cargo, CargoKind, FeedPlace, LeafList, LogOpened, Record, Settlement, record::Event,
+};
 use bytes::Bytes;
 use prost::Message;
 
@@ -30,6 +32,35 @@ pub struct Context<'a> {
     pub random: &'a mut dyn FnMut(&mut [u8]),
 }
 
+/// What a batch's records tell of deliveries, in numbers.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Given to a recipient's system.
+    pub leased: u64,
+    /// Ran out of attempts.
+    pub parked: u64,
+    /// Went to the system that serves their agency now.
+    pub moved: u64,
+    /// Ended, by how they did.
+    pub settled: BTreeMap<Settlement, u64>,
+}
+
+impl Tally {
+    fn count(&mut self, event: &Event) {
+        let settlement = match event {
+            Event::Leased(_) => return self.leased += 1,
+            Event::Parked(_) => return self.parked += 1,
+            Event::Moved(_) => return self.moved += 1,
+            Event::Acknowledged(_) => Settlement::Acknowledged,
+            Event::Rejected(_) => Settlement::Rejected,
+            Event::Expired(_) => Settlement::Expired,
+            Event::Returned(_) => Settlement::Returned,
+            _ => return,
+        };
+        *self.settled.entry(settlement).or_default() += 1;
+    }
+}
+
 /// Records that are decided together.
 pub struct Batch<'a> {
     pub(super) draft: Draft<'a>,
@@ -41,6 +72,7 @@ pub struct Batch<'a> {
     next: u64,
     entries: Vec<Entry>,
     bytes: usize,
+    tally: Tally,
 }
 
 impl<'a> Batch<'a> {
@@ -56,6 +88,7 @@ impl<'a> Batch<'a> {
             next: size,
             entries: Vec::new(),
             bytes: 0,
+            tally: Tally::default(),
         }
     }
 
@@ -81,9 +114,9 @@ impl<'a> Batch<'a> {
         (self.entries.len(), self.bytes)
     }
 
-    /// The records, and what they change.
-    pub fn finish(self) -> (Vec<Entry>, Changes) {
-        (self.entries, self.draft.into_changes())
+    /// The records, what they change, and their numbers.
+    pub fn finish(self) -> (Vec<Entry>, Changes, Tally) {
+        (self.entries, self.draft.into_changes(), self.tally)
     }
 
     /// Adds a record, gives it its numbers, and applies it.
@@ -130,6 +163,9 @@ impl<'a> Batch<'a> {
         self.bytes += bytes.len() + cargo.iter().map(Bytes::len).sum::<usize>();
         let entry = Entry { sequence, salt, record: bytes, cargo };
         apply::apply(&mut self.draft, &record, &entry).map_err(Error::fault)?;
+        if let Some(event) = &record.event {
+            self.tally.count(event);
+        }
         self.entries.push(entry);
         self.next += 1;
         Ok(sequence)

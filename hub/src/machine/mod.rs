@@ -38,7 +38,7 @@ mod retention;
 pub mod tables;
 
 pub use apply::{apply, delivery_id, delivery_of};
-pub use batch::{Batch, Context, has_pending, pending_consignment};
+pub use batch::{Batch, Context, Tally, has_pending, pending_consignment};
 pub use command::{Command, Content, Kept, Outcome, Signed, Submit};
 pub use decide::decide;
 pub use delivery::{due_consignments, is_due};

@@ -18,7 +18,9 @@ use axis_proto::{
 use bytes::Bytes;
 use prost::Message;
 
-use super::{Batch, Command, Content, Context, Kept, Outcome, Signed, Submit, decide, query, query::Turns};
+use super::{
+    Batch, Command, Content, Context, Kept, Outcome, Signed, Submit, Tally, decide, query, query::Turns,
+};
 use crate::{
     error::{Error, Result},
     fsck::Checker,
@@ -41,6 +43,8 @@ struct World {
     seed: u64,
     made: u128,
     clock_trusted: bool,
+    /// Of each batch.
+    counted: Vec<Tally>,
 }
 
 fn system(id: &str) -> SystemId {
@@ -68,6 +72,7 @@ impl World {
             seed: 7,
             made: 0,
             clock_trusted: true,
+            counted: Vec::new(),
         };
         world
             .batch(|batch| {
@@ -108,7 +113,7 @@ impl World {
 
     fn batch<T>(&mut self, act: impl FnOnce(&mut Batch<'_>) -> T) -> T {
         let (now_ms, size, mut seed) = (self.now, self.entries.len() as u64, self.seed);
-        let (entries, changes, result) = read_once(&self.state, |read| {
+        let (entries, changes, tally, result) = read_once(&self.state, |read| {
             let mut random = |buffer: &mut [u8]| {
                 for byte in buffer {
                     seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -117,10 +122,11 @@ impl World {
             };
             let mut batch = Batch::new(read, size, Context { now_ms, random: &mut random });
             let result = act(&mut batch);
-            let (entries, changes) = batch.finish();
-            (entries, changes, result)
+            let (entries, changes, tally) = batch.finish();
+            (entries, changes, tally, result)
         });
         self.seed = seed;
+        self.counted.push(tally);
         self.entries.extend(entries);
         self.state.publish(changes, self.entries.len() as u64);
         result
@@ -396,6 +402,24 @@ fn an_answer_needs_a_lease_first_but_not_a_current_one() {
     assert_eq!(world.state_of(id), DeliveryState::Waiting, "the lease lapsed");
     world.ok(acknowledgement);
     assert_eq!(world.state_of(id), DeliveryState::Acknowledged);
+    world.end();
+}
+
+#[test]
+fn each_record_of_a_delivery_counts_once() {
+    let mut world = World::new();
+    let (first, second) = (world.send(&["G18"]), world.send(&["G18"]));
+    for id in [first, second] {
+        world.lease(id);
+    }
+    let (acknowledgement, rejection) = (world.acknowledgement(first), world.rejection(second));
+    world.ok(acknowledgement.clone());
+    world.ok(acknowledgement);
+    world.ok(rejection);
+    let leased: u64 = world.counted.iter().map(|tally| tally.leased).sum();
+    let settled: Vec<_> = world.counted.iter().flat_map(|tally| tally.settled.clone()).collect();
+    assert_eq!(leased, 2);
+    assert_eq!(settled, [(Settlement::Acknowledged, 1), (Settlement::Rejected, 1)]);
     world.end();
 }
 

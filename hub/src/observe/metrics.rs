@@ -23,6 +23,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use crate::machine::Tally;
+
 /// How many batches the quantiles of the commit look back on.
 const SAMPLES: usize = 1_024;
 
@@ -254,25 +256,16 @@ impl Metrics {
         self.0.submissions.get_or_create(&SubmissionLabels { outcome, reason: ReasonLabel(reason) }).inc();
     }
 
-    /// Deliveries were given to a recipient's system.
-    pub fn leased(&self, deliveries: usize) {
-        self.0.leases.inc_by(deliveries as u64);
-    }
-
-    /// A delivery ran out of attempts.
-    pub fn parked(&self) {
-        self.0.parked.inc();
-    }
-
-    /// A delivery went to the system that serves its agency now.
-    pub fn moved(&self) {
-        self.0.moved.inc();
-    }
-
-    /// A delivery ended.
-    pub fn settled(&self, settlement: Settlement) {
-        let labels = SettlementLabels { settlement: SettlementLabel(settlement) };
-        self.0.settlements.get_or_create(&labels).inc();
+    /// Records became durable that tell of deliveries.
+    pub fn recorded(&self, tally: &Tally) {
+        let inner = &self.0;
+        inner.leases.inc_by(tally.leased);
+        inner.parked.inc_by(tally.parked);
+        inner.moved.inc_by(tally.moved);
+        for (settlement, count) in &tally.settled {
+            let labels = SettlementLabels { settlement: SettlementLabel(*settlement) };
+            inner.settlements.get_or_create(&labels).inc_by(*count);
+        }
     }
 
     /// A call of any kind was refused.
@@ -533,8 +526,8 @@ mod tests {
         metrics.submission(Submission::Accepted);
         metrics.submission(Submission::Refused(Reason::KeyUnknown));
         metrics.refused(Reason::KeyUnknown);
-        metrics.settled(Settlement::Acknowledged);
-        metrics.leased(3);
+        let settled = [(Settlement::Acknowledged, 1), (Settlement::Expired, 2)].into();
+        metrics.recorded(&Tally { leased: 3, parked: 4, moved: 5, settled });
         metrics.received(100);
         let guard = metrics.connection();
         assert_eq!(metrics.connections_open(), 1);
@@ -546,7 +539,10 @@ mod tests {
                 "axis_submissions_total{outcome=\"refused\",reason=\"key_unknown\"} 1",
                 "axis_refusals_total{reason=\"key_unknown\"} 1",
                 "axis_settlements_total{settlement=\"acknowledged\"} 1",
+                "axis_settlements_total{settlement=\"expired\"} 2",
                 "axis_leases_total 3",
+                "axis_parked_total 4",
+                "axis_moved_total 5",
                 "axis_received_bytes_total 100",
                 "axis_open_connections 1",
                 concat!("axis_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),

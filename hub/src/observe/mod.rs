@@ -9,7 +9,6 @@ pub mod page;
 pub mod presence;
 pub mod readiness;
 mod serve;
-mod tally;
 pub mod words;
 
 pub use context::{ObserveContext, Overview};

@@ -1,12 +1,7 @@
 //! The operators' listener: metrics, readiness and the page over plain HTTP,
 //! on loopback. Only ever reads.
 
-use std::{
-    io,
-    net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
 use axis_proto::reason::Language;
 use axum::{
@@ -25,7 +20,6 @@ use super::{
     context::ObserveContext,
     listener::BoundedListener,
     page::{STYLE, View, page},
-    tally::Tally,
 };
 use crate::limits;
 
@@ -81,21 +75,14 @@ pub async fn serve(
 async fn look(context: ObserveContext) {
     let mut ticks = tokio::time::interval(LOOK_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-    let tally = Arc::new(Mutex::new(Tally::from_now(&*context.journal)));
     // a disk that does not answer holds one thread, and not the next look
     let mut reading: Option<tokio::task::JoinHandle<()>> = None;
     loop {
         ticks.tick().await;
         context.look_at_writer();
         if reading.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
-            let (context, tally) = (context.clone(), tally.clone());
-            reading = Some(tokio::task::spawn_blocking(move || {
-                context.look_at_disk();
-                let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Err(error) = tally.catch_up(&*context.journal, &context.metrics) {
-                    tracing::warn!(%error, "records cannot be counted");
-                }
-            }));
+            let context = context.clone();
+            reading = Some(tokio::task::spawn_blocking(move || context.look_at_disk()));
         }
     }
 }
