@@ -127,6 +127,12 @@ pub const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Most microseconds of deciding in one batch, before the last command: those
 /// who are decided already do not wait for those who are slow to decide.
 pub const BATCH_US_MAX: u64 = 10_000;
+/// From so many commands in a batch on, the writer lets more gather before the
+/// next: each batch costs a signature, a sync and waking, whatever is in it.
+/// Callers who are fewer than this never wait for others.
+pub const GATHER_FROM: usize = 4;
+/// For how long it does.
+pub const GATHER: Duration = Duration::from_millis(1);
 /// Most commands that wait for the writer; beyond it callers are told to wait.
 pub const COMMIT_QUEUE_MAX: usize = 4_096;
 /// Most records that one tick of the timers may propose.

@@ -8,7 +8,7 @@ use std::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
-    thread::JoinHandle,
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -166,7 +166,7 @@ pub type Random = Box<dyn FnMut(&mut [u8]) + Send>;
 /// Starts the writer on a thread of its own.
 pub fn start(parts: Parts) -> (Committer, WriterHandle) {
     let (committer, queue, writer) = make(parts, Box::new(fill_random));
-    let thread = std::thread::Builder::new()
+    let thread = thread::Builder::new()
         .name("writer".into())
         .spawn(move || writer.run())
         .expect("a process that cannot start a thread cannot serve");
@@ -283,8 +283,14 @@ impl Writer {
             };
             match self.step(first) {
                 Ok(step) if step.stop => break,
-                // what led to nothing a moment ago will not lead to more at once
-                Ok(step) => has_more = step.has_own && step.records > 0,
+                Ok(step) => {
+                    // what led to nothing a moment ago will not lead to more at once
+                    has_more = step.has_own && step.records > 0;
+                    if step.answers >= limits::GATHER_FROM && !has_more {
+                        // asleep, not waiting for messages: those who come wake nobody
+                        thread::sleep(limits::GATHER);
+                    }
+                }
                 Err(error) => {
                     // Nobody is answered: nobody knows what the disk holds.
                     let chain = crate::error::Fault::new(error).chain();
