@@ -117,6 +117,9 @@ pub const PULL_WAIT_MAX_MS: Millis = 30_000;
 pub const GONE_MAX: usize = 1_000;
 /// Longest silence of a receive stream.
 pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(30);
+/// Streams that are silent speak in the same moments, so far apart: to wake is
+/// dearer than to speak.
+pub const PROGRESS_SLOT: Duration = Duration::from_millis(250);
 
 // the commit
 

@@ -11,7 +11,7 @@ use axis_proto::hub::v1::{
 use futures_util::StreamExt as _;
 use tokio::{
     sync::{Semaphore, mpsc, watch},
-    time::{MissedTickBehavior, interval, timeout},
+    time::{Instant, Interval, MissedTickBehavior, interval_at, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -226,12 +226,19 @@ struct Speaker<'a> {
     shown: Option<MailboxRow>,
 }
 
+/// Ticks at the end of each silence, the first a little earlier, so that many
+/// streams wake the hub together.
+fn silence(monotonic_us: u64) -> Interval {
+    let behind = Duration::from_micros(monotonic_us % limits::PROGRESS_SLOT.as_micros() as u64);
+    let mut silence =
+        interval_at(Instant::now() + limits::PROGRESS_INTERVAL - behind, limits::PROGRESS_INTERVAL);
+    silence.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    silence
+}
+
 impl Speaker<'_> {
     async fn run(mut self) -> Result<End> {
-        let mut silence = interval(limits::PROGRESS_INTERVAL);
-        silence.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // the first tick comes at once
-        silence.tick().await;
+        let mut silence = silence(self.call.context.clock.monotonic_us());
         if let Some(end) = self.account(true).await? {
             return Ok(end);
         }
