@@ -174,7 +174,7 @@ pub const OPEN_LIST_LEAVES_MAX: usize = 200_000;
 pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
 /// How far a segment is filled with zeros ahead of the end, so that a sync
 /// writes no metadata.
-pub const SEGMENT_AHEAD_BYTES: u64 = 4 * 1024 * 1024;
+pub const SEGMENT_AHEAD_BYTES: u64 = 1024 * 1024;
 /// Bytes of an upload between syncs: many enough to be quick, few enough to
 /// send again, with as many that came while a sync was under way.
 pub const UPLOAD_SYNC_BYTES: u64 = 8 * 1024 * 1024;

@@ -282,7 +282,7 @@ impl House {
         decide: impl FnOnce(&mut Batch<'_>) -> axis_hub::error::Result<()>,
     ) -> Cost {
         let size = self.journal.size();
-        let ((entries, changes), mut cost) = self.counted(|read| {
+        let ((entries, changes, _), mut cost) = self.counted(|read| {
             let mut random = |buffer: &mut [u8]| buffer.fill(7);
             let mut batch = Batch::new(read, size, Context { now_ms, random: &mut random });
             decide(&mut batch).expect("decided");

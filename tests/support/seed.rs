@@ -268,7 +268,8 @@ pub(crate) fn decide(
         let mut random = |buffer: &mut [u8]| fastrand::fill(buffer);
         let mut batch = Batch::new(read, size, machine::Context { now_ms, random: &mut random });
         decide(&mut batch)?;
-        Ok(batch.finish())
+        let (entries, changes, _) = batch.finish();
+        Ok((entries, changes))
     })
 }
 

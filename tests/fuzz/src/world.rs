@@ -223,7 +223,7 @@ impl World {
             let mut random = random(chance);
             let mut batch = Batch::new(read, size, Context { now_ms, random: &mut random });
             let result = act(&mut batch);
-            let (entries, changes) = batch.finish();
+            let (entries, changes, _) = batch.finish();
             (entries, changes, result)
         });
         if entries.is_empty() {
