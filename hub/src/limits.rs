@@ -176,7 +176,8 @@ pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
 /// writes no metadata.
 pub const SEGMENT_AHEAD_BYTES: u64 = 1024 * 1024;
 /// Bytes of an upload between syncs: many enough to be quick, few enough to
-/// send again, with as many that came while a sync was under way.
+/// send again, or to read again when it goes on, with as many that came while a
+/// sync was under way.
 pub const UPLOAD_SYNC_BYTES: u64 = 8 * 1024 * 1024;
 /// Uploads of so many bytes may be begun beside larger ones of the same
 /// system; without them, what it has begun takes half of the free disk at most,
@@ -322,7 +323,8 @@ pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 pub const BUSY_RETRY_MS: Millis = 200;
 /// After what time a caller may try again that met a stopping hub.
 pub const STOPPING_RETRY_MS: Millis = 2_000;
-/// Most uploads at once of one system.
+/// Most uploads at once of one system; as many of its hashers are in memory, 300
+/// bytes each.
 pub const UPLOADS_PER_SYSTEM_MAX: usize = 16;
 /// Bytes of the first chunk of a download. A chunk counts only once it is whole,
 /// so that they grow with what has been sent: who is cut off loses a fourth.

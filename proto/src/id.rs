@@ -4,6 +4,7 @@
 use std::{fmt, str::FromStr};
 
 use crate::sha256;
+pub use crate::sha256::Hasher;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 /// Why a text or bytes are not the id they should be. The message says what

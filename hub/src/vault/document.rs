@@ -4,8 +4,7 @@
 
 use std::{io, path::Path, sync::Arc};
 
-use axis_proto::id::Digest;
-use sha2::{Digest as _, Sha256};
+use axis_proto::id::{Digest, Hasher};
 
 use super::{
     Disk, DiskFile,
@@ -88,7 +87,7 @@ enum Check {
     /// Not at all.
     Nothing,
     /// By its name; its sums are known then.
-    Hashed(Sha256, Summing),
+    Hashed(Hasher, Summing),
     /// By the sums that it had when its name was right.
     Summed(Blocks, Summing),
     /// It was not right.
@@ -97,7 +96,7 @@ enum Check {
 
 impl Check {
     fn hashed() -> Self {
-        Self::Hashed(Sha256::new(), Summing::default())
+        Self::Hashed(Hasher::new(), Summing::default())
     }
 
     fn summed(blocks: Blocks) -> Self {
@@ -121,7 +120,7 @@ impl Check {
             Self::Nothing => true,
             Self::Damaged => false,
             Self::Hashed(hasher, summing) => {
-                let is_right = hasher.finalize()[..] == *document.sha256.as_bytes();
+                let is_right = hasher.digest() == document.sha256;
                 if is_right {
                     document.sums.learn(document.sha256, summing);
                 }

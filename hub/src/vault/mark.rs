@@ -1,29 +1,28 @@
 //! How far an upload has come: a file of two marks, the latest and the latest
-//! that was synced. Each holds the digest of the bytes up to it, so that what
-//! lost power took is noticed, and only that; and where the hasher stands, so
-//! that going on costs nothing but reading what came after the last sync.
+//! that was synced. The latest holds a check sum of what came since the last
+//! sync, so that what lost power took is noticed, and only that. What was synced
+//! is believed until the whole is hashed; so a mark says whether it was.
 
 use std::{io, path::Path, sync::Arc};
 
 use axis_proto::id::Digest;
-use sha2::{
-    Digest as _, Sha256,
-    digest::common::hazmat::{SerializableState as _, SerializedState},
-};
 
-use super::{Disk, DiskFile};
+use super::{Disk, DiskFile, tail::Check};
 
 /// The version that this release writes; it reads all up to it.
-pub const VERSION: u32 = 2;
-/// A mark on disk, little-endian: magic "AXM2", CRC-32 of what follows, size,
-/// committed, touched (8 bytes each), SHA-256 of the committed bytes, the
-/// hasher after them (104 bytes, as `sha2` 0.11 writes it). Version 1 ends
-/// before the hasher, and is still read.
-const MARK_BYTES: usize = HASHER_AT + HASHER_BYTES;
-const HASHER_AT: usize = 64;
-const HASHER_BYTES: usize = 104;
+pub const VERSION: u32 = 3;
+/// A mark on disk, little-endian: magic "AXM3", CRC-32 of what follows, size,
+/// committed, touched (8 bytes each), SHA-256 of the document once it was
+/// verified and zeros before (32 bytes), from where the check sum is (8 bytes),
+/// CRC-32 of the bytes from there to committed (4 bytes).
+const MARK_BYTES: usize = 76;
+const SHA256_AT: usize = 32;
+const CHECK_AT: usize = 64;
 const MAGIC: [u8; 4] = [b'A', b'X', b'M', b'0' + VERSION as u8];
-const MAGIC_V1: [u8; 4] = *b"AXM1";
+/// Marks of versions 1 and 2, and how long they are. The SHA-256 is of the
+/// committed bytes; what follows it is the hasher after them, or nothing.
+const OLD: [([u8; 4], usize); 2] = [(*b"AXM1", CHECK_AT), (*b"AXM2", OLD_BYTES_MAX)];
+const OLD_BYTES_MAX: usize = 168;
 /// Marks are in sectors of their own: a torn write takes one at most.
 const OFFSETS: [u64; 2] = [0, 512];
 const LATEST: usize = 0;
@@ -38,27 +37,21 @@ pub struct Mark {
     pub committed: u64,
     /// Rises from use to use of the system's uploads.
     pub touched: u64,
-    /// SHA-256 of the bytes that are there.
-    pub sha256: [u8; 32],
-    /// The hasher after those bytes; none in a mark of version 1.
-    pub hasher: Option<Sha256>,
+    /// SHA-256 of the document, if all of it is there and was verified.
+    pub sha256: Option<Digest>,
+    /// By what it is known whether what came since the last sync is there.
+    pub check: Check,
 }
 
 impl Mark {
     /// Nothing is there yet.
     pub fn new(size: u64, touched: u64) -> Self {
-        Self::at(size, 0, touched, &Sha256::new())
-    }
-
-    /// So much is there, which is what the hasher has seen.
-    pub fn at(size: u64, committed: u64, touched: u64, hasher: &Sha256) -> Self {
-        let sha256 = hasher.clone().finalize().into();
-        Self { size, committed, touched, sha256, hasher: Some(hasher.clone()) }
+        Self { size, committed: 0, touched, sha256: None, check: Check::default() }
     }
 
     /// Whether the whole document is there, and is this one.
     pub fn is_of(&self, sha256: &Digest) -> bool {
-        self.committed == self.size && self.sha256 == *sha256.as_bytes()
+        self.sha256 == Some(*sha256)
     }
 
     fn encode(&self) -> [u8; MARK_BYTES] {
@@ -67,21 +60,20 @@ impl Mark {
         bytes[8..16].copy_from_slice(&self.size.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.committed.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.touched.to_le_bytes());
-        bytes[32..HASHER_AT].copy_from_slice(&self.sha256);
-        if let Some(hasher) = &self.hasher {
-            bytes[HASHER_AT..].copy_from_slice(&hasher.serialize());
+        if let Some(sha256) = &self.sha256 {
+            bytes[SHA256_AT..CHECK_AT].copy_from_slice(sha256.as_bytes());
         }
+        bytes[CHECK_AT..72].copy_from_slice(&self.check.from.to_le_bytes());
+        bytes[72..].copy_from_slice(&self.check.crc.to_le_bytes());
         let crc = crc32fast::hash(&bytes[8..]);
         bytes[4..8].copy_from_slice(&crc.to_le_bytes());
         bytes
     }
 
     fn parse(bytes: &[u8]) -> Option<Self> {
-        let end = match bytes.get(..4)? {
-            magic if magic == MAGIC => MARK_BYTES,
-            magic if magic == MAGIC_V1 => HASHER_AT,
-            _ => return None,
-        };
+        let magic = bytes.get(..4)?;
+        let old = OLD.iter().find(|(old, _)| magic == old).map(|(_, end)| *end);
+        let end = if magic == MAGIC { MARK_BYTES } else { old? };
         let bytes = bytes.get(..end)?;
         if bytes[4..8] != crc32fast::hash(&bytes[8..]).to_le_bytes() {
             return None;
@@ -91,18 +83,21 @@ impl Mark {
             number.copy_from_slice(&bytes[at..at + 8]);
             u64::from_le_bytes(number)
         };
-        let mut sha256 = [0; 32];
-        sha256.copy_from_slice(&bytes[32..HASHER_AT]);
-        let hasher = hasher_of(&bytes[HASHER_AT..], &sha256);
-        Some(Self { size: number(8), committed: number(16), touched: number(24), sha256, hasher })
+        let (size, committed) = (number(8), number(16));
+        let sha256 = &bytes[SHA256_AT..CHECK_AT];
+        let sha256 = Digest::from_slice(sha256).ok().filter(|_| committed == size && *sha256 != [0; 32]);
+        let check = match old {
+            // of no bytes: there is nothing by which they could be known today
+            Some(_) => Check { from: committed, crc: 0 },
+            None => {
+                let mut crc = [0; 4];
+                crc.copy_from_slice(&bytes[72..]);
+                Check { from: number(CHECK_AT), crc: u32::from_le_bytes(crc) }
+            }
+        };
+        let mark = Self { size, committed, touched: number(24), sha256, check };
+        (check.from <= committed).then_some(mark)
     }
-}
-
-/// A hasher that stands where the mark's digest says; what another version of
-/// `sha2` wrote in another way is not one, and the bytes are read again.
-fn hasher_of(bytes: &[u8], sha256: &[u8; 32]) -> Option<Sha256> {
-    let hasher = Sha256::deserialize(&SerializedState::<Sha256>::try_from(bytes).ok()?).ok()?;
-    (hasher.clone().finalize()[..] == *sha256).then_some(hasher)
 }
 
 /// The marks of one upload.
@@ -140,11 +135,6 @@ impl Marks {
         self.marks[SYNCED].as_ref()
     }
 
-    /// Both marks, the latest first.
-    pub fn candidates(&self) -> impl Iterator<Item = &Mark> {
-        self.marks.iter().flatten()
-    }
-
     /// Bytes up to this mark are there, unless the power fails.
     pub fn arrived(&mut self, mark: Mark) -> io::Result<()> {
         self.write(LATEST, mark)
@@ -173,10 +163,12 @@ impl Marks {
 
 fn parse(file: &dyn DiskFile) -> io::Result<[Option<Mark>; 2]> {
     let mut marks = [const { None }; 2];
-    for (mark, offset) in marks.iter_mut().zip(OFFSETS) {
-        let mut bytes = [0; MARK_BYTES];
+    for (slot, offset) in OFFSETS.into_iter().enumerate() {
+        let mut bytes = [0; OLD_BYTES_MAX];
         let count = file.read_at(offset, &mut bytes)?;
-        *mark = Mark::parse(&bytes[..count]);
+        // what an older release had not synced is believed only if it was whole
+        let is_known = |mark: &Mark| slot == SYNCED || mark.sha256.is_some() || bytes.starts_with(&MAGIC);
+        marks[slot] = Mark::parse(&bytes[..count]).filter(is_known);
     }
     Ok(marks)
 }

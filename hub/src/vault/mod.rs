@@ -33,14 +33,17 @@ use crate::{
 };
 
 mod document;
+mod hashers;
 mod mark;
 mod sums;
+mod tail;
 mod upload;
 
 pub use document::{Document, VerifyingReader};
 pub use mark::VERSION as MARK_VERSION;
 pub use upload::{Synced, Syncing, Upload};
 
+use hashers::Hashers;
 use mark::{Mark, Marks};
 use sums::Sums;
 use upload::Standing;
@@ -59,6 +62,8 @@ struct Inner {
     leaving: Mutex<HashSet<Digest>>,
     /// Of documents that were seen whole.
     sums: Sums,
+    /// Of uploads that are not whole.
+    hashers: Hashers,
 }
 
 /// Somebody's hold on an upload.
@@ -81,13 +86,14 @@ impl Vault {
             live: Mutex::default(),
             leaving: Mutex::default(),
             sums: Sums::default(),
+            hashers: Hashers::default(),
         })))
     }
 
     /// The vault in a directory that is only read, as it is.
     pub fn existing(disk: Arc<dyn Disk>, dir: &Path) -> Self {
-        let (live, leaving, sums) = Default::default();
-        Self(Arc::new(Inner { disk, dir: dir.to_owned(), live, leaving, sums }))
+        let (live, leaving, sums, hashers) = Default::default();
+        Self(Arc::new(Inner { disk, dir: dir.to_owned(), live, leaving, sums, hashers }))
     }
 
     /// Whether a document is here. Nothing to tell a system: it may know of
@@ -148,7 +154,7 @@ impl Vault {
         let file = disk.create(&part)?;
         marks.reset(Mark::new(size, touched))?;
         disk.sync_dir(&self.uploads(system))?;
-        Ok(Upload::new(live, file, marks, Standing::nowhere(), size, touched))
+        Ok(Upload::new(live, file, marks, Standing::at(0), size, touched))
     }
 
     /// Asks whoever writes to an upload to stop: the client has come back
@@ -352,6 +358,7 @@ impl Vault {
     }
 
     fn remove_upload(&self, system: &SystemId, sha256: &Digest) -> io::Result<()> {
+        self.0.hashers.forget(&(system.clone(), *sha256));
         for path in [self.part(system, sha256), self.mark(system, sha256)] {
             if self.0.disk.exists(&path)? {
                 self.0.disk.remove(&path)?;

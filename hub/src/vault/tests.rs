@@ -219,6 +219,7 @@ fn unfinished_uploads_of_a_system_are_few() {
     assert_eq!((committed(0), committed(2), committed(50)), (6, 0, 3));
     let names = disk.list(Path::new("/vault/uploads/moh")).unwrap();
     assert_eq!(names.len() as u64, 2 * most);
+    assert_eq!(vault.0.hashers.len() as u64, most + 1, "and one of moj");
 }
 
 #[test]
@@ -319,45 +320,180 @@ fn going_on_reads_only_what_came_after_the_last_sync() {
     vault.open_document(&sha256).unwrap().verify().unwrap();
 }
 
+/// Marks of version 2 for 100, 200 and 300 bytes of a document of 300, as it
+/// wrote them, without the zeros at the end: with the hasher after those bytes.
+const MARKS_V2: [&str; 3] = [
+    "41584d32ece774d82c010000000000006400000000000000010000000000000022e27f9adb70cb8dfd8cc0b0\
+     af3a9c195dc767daca47e789910f8c6081c88b77f5a5ff5d53b457786953de011f7f73b6474c1f385606b066\
+     3e741b92ca411149010000000000000024494b4b4d4d4f5151535355555759595b5b5d5d5f61616363656567\
+     69696b6b6d6d6f7171",
+    "41584d32d2fad3c12c01000000000000c8000000000000000100000000000000e179baece4f35d38848b35d5\
+     61c9cea6bf768e5e86eb67bf3832fc8535295f96f1f70e70edc0104e20f8f1c0a453c451b15151b54ac812f5\
+     d4c7b94fb5b690de030000000000000008dbdddddfe1e1e3e3",
+    "41584d324f8491fd2c010000000000002c010000000000000100000000000000e93e9b4d228aba241cd6779b\
+     24ca8f5c757a6597e7788f311ae46cf08dfc44d8cd9f4c32fd1869d2dfebe66e4be6532dde8d54e46a8831c9\
+     cd013ca22c96515704000000000000002c292b2b2d2f2f3131333335373739393b3b3d3f3f41414343454747\
+     49494b4b4d4f4f5151535355575759595b",
+];
+
+fn mark_v2(of: usize) -> Vec<u8> {
+    let mut mark = hex::decode(MARKS_V2[of]).unwrap();
+    mark.resize(168, 0);
+    mark
+}
+
+/// The same of version 1, which ends before the hasher.
+fn mark_v1(of: usize) -> Vec<u8> {
+    let mut mark = mark_v2(of)[..64].to_vec();
+    mark[..4].copy_from_slice(b"AXM1");
+    let crc = crc32fast::hash(&mark[8..]).to_le_bytes();
+    mark[4..8].copy_from_slice(&crc);
+    mark
+}
+
 #[test]
-fn marks_without_a_hasher_are_still_read() {
-    let disk = MemoryDisk::default();
-    let (vault, moh, bytes) = (vault(&disk), system("moh"), bytes_of(50_000));
-    let (sha256, size) = (Digest::of(&bytes), bytes.len() as u64);
-    let mut upload = vault.begin(&moh, &sha256, size).unwrap();
-    upload.append(&bytes[..20_000]).unwrap();
-    upload.sync().unwrap();
-    upload.append(&bytes[20_000..30_000]).unwrap();
-    drop(upload);
-    // as version 1 wrote them: no hasher
-    let old = |mark: &mut [u8]| {
-        mark[..4].copy_from_slice(b"AXM1");
-        mark[64..].fill(0);
-        let crc = crc32fast::hash(&mark[8..64]).to_le_bytes();
-        mark[4..8].copy_from_slice(&crc);
-    };
-    let mark = vault.mark(&moh, &sha256);
-    disk.damage(&mark, |bytes| [0, 512].into_iter().for_each(|at| old(&mut bytes[at..at + 168]))).unwrap();
-    assert_eq!(vault.committed(&moh, &sha256, size).unwrap(), 30_000);
-    assert_eq!(vault.begin(&moh, &sha256, size).unwrap().committed(), 30_000);
-    // a hasher that does not stand where its mark says is no better than none
-    let mut upload = vault.begin(&moh, &sha256, size).unwrap();
-    upload.append(&bytes[30_000..40_000]).unwrap();
-    upload.sync().unwrap();
-    drop(upload);
-    disk.damage(&mark, |bytes| {
-        for at in [0, 512] {
-            bytes[at + 70] ^= 1;
-            let crc = crc32fast::hash(&bytes[at + 8..at + 168]).to_le_bytes();
-            bytes[at + 4..at + 8].copy_from_slice(&crc);
+fn marks_of_older_versions_are_still_read() {
+    let (moh, bytes) = (system("moh"), bytes_of(300));
+    let sha256 = Digest::of(&bytes);
+    for mark_of in [mark_v1, mark_v2] {
+        // as a hub before this one left it
+        let left = |latest: usize, synced: usize, part: Option<&[u8]>| {
+            let disk = MemoryDisk::default();
+            let vault = vault(&disk);
+            disk.create_dir(&vault.uploads(&moh)).unwrap();
+            let marks = disk.create(&vault.mark(&moh, &sha256)).unwrap();
+            marks.write_at(0, &mark_of(latest)).unwrap();
+            marks.write_at(512, &mark_of(synced)).unwrap();
+            match part {
+                Some(part) => {
+                    disk.create(&vault.part(&moh, &sha256)).unwrap().write_at(0, part).unwrap();
+                }
+                None => {
+                    let object = vault.object(&sha256);
+                    disk.create_dir(crate::disk::parent_of(&object)).unwrap();
+                    disk.create(&object).unwrap().write_at(0, &bytes).unwrap();
+                }
+            }
+            vault
+        };
+        let stands = |vault: &Vault| {
+            let said = vault.committed(&moh, &sha256, 300).unwrap();
+            assert_eq!(vault.begin(&moh, &sha256, 300).unwrap().committed(), said);
+            said
+        };
+        // what was synced, not what came after
+        let vault = left(1, 0, Some(&bytes[..200]));
+        assert_eq!(stands(&vault), 100);
+        let mut upload = vault.begin(&moh, &sha256, 300).unwrap();
+        upload.append(&bytes[100..250]).unwrap();
+        drop(upload);
+        assert_eq!(stands(&vault), 250, "from here on as today");
+        bring(&vault, &moh, &bytes, 70).unwrap();
+        vault.open_document(&sha256).unwrap().verify().unwrap();
+        assert_eq!(stands(&left(1, 1, Some(&bytes[..200]))), 200);
+        assert_eq!(stands(&left(1, 1, Some(&bytes[..199]))), 0, "less than it says");
+        // all came, and was not synced
+        for (part, is_right) in [(bytes.clone(), true), (vec![7; 300], false)] {
+            let vault = left(2, 1, Some(&part));
+            assert_eq!(stands(&vault), 300);
+            let finished = vault.begin(&moh, &sha256, 300).unwrap().finish();
+            match is_right {
+                true => drop(finished.unwrap()),
+                false => assert_eq!(reason(finished.unwrap_err()), Reason::OffsetMismatch),
+            }
+            bring(&vault, &moh, &bytes, 300).unwrap();
         }
-    })
-    .unwrap();
-    let mut upload = vault.begin(&moh, &sha256, size).unwrap();
-    assert_eq!(upload.committed(), 40_000);
-    upload.append(&bytes[40_000..]).unwrap();
+        // it was finished
+        let vault = left(2, 2, None);
+        assert_eq!(stands(&vault), 300);
+        bring(&vault, &moh, &bytes, 300).unwrap();
+        vault.open_document(&sha256).unwrap().verify().unwrap();
+    }
+}
+
+#[test]
+fn whose_fault_other_bytes_are_is_known_as_long_as_the_hub_lives() {
+    let (moh, bytes) = (system("moh"), bytes_of(3_000));
+    let (sha256, other) = (Digest::of(&bytes), vec![7; 3_000]);
+    for restarts in [false, true] {
+        let disk = MemoryDisk::default();
+        let first = vault(&disk);
+        let mut upload = first.begin(&moh, &sha256, 3_000).unwrap();
+        upload.append(&other[..1_000]).unwrap();
+        drop(upload);
+        // the stream broke
+        let mut upload = first.begin(&moh, &sha256, 3_000).unwrap();
+        upload.append(&other[1_000..2_000]).unwrap();
+        drop(upload);
+        let second = if restarts { vault(&disk) } else { first };
+        assert_eq!(second.committed(&moh, &sha256, 3_000).unwrap(), 2_000);
+        let mut upload = second.begin(&moh, &sha256, 3_000).unwrap();
+        upload.append(&other[2_000..]).unwrap();
+        let refused = match upload.finish().unwrap_err() {
+            Error::Refused(refusal) => refusal,
+            Error::Fault(fault) => panic!("{}", fault.chain()),
+        };
+        let expected = if restarts { Reason::OffsetMismatch } else { Reason::DigestMismatch };
+        assert_eq!(refused.reason, expected);
+        assert_eq!(second.committed(&moh, &sha256, 3_000).unwrap(), 0, "it begins again");
+        // and then it is known
+        assert_eq!(reason(again(&second, &moh, &sha256, &other).unwrap_err()), Reason::DigestMismatch);
+        again(&second, &moh, &sha256, &bytes).unwrap();
+        second.open_document(&sha256).unwrap().verify().unwrap();
+        assert_eq!(second.0.hashers.len(), 0, "nothing is under way");
+    }
+}
+
+/// Brings these bytes for that digest.
+fn again(vault: &Vault, system: &SystemId, sha256: &Digest, bytes: &[u8]) -> Result<()> {
+    let mut upload = vault.begin(system, sha256, bytes.len() as u64)?;
+    assert_eq!(upload.committed(), 0);
+    upload.append(bytes)?;
+    upload.finish().map(drop)
+}
+
+#[test]
+fn an_upload_that_goes_on_elsewhere_than_its_hasher_does_without() {
+    let disk = MemoryDisk::default();
+    let (vault, moh, bytes) = (vault(&disk), system("moh"), bytes_of(3_000));
+    let sha256 = Digest::of(&bytes);
+    let mut upload = vault.begin(&moh, &sha256, 3_000).unwrap();
+    upload.append(&bytes[..1_000]).unwrap();
+    upload.sync().unwrap();
+    upload.append(&bytes[1_000..2_000]).unwrap();
+    drop(upload);
+    // what the disk lost comes again, and it is what was declared
+    disk.damage(&vault.part(&moh, &sha256), |bytes| bytes[1_500] ^= 1).unwrap();
+    let mut upload = vault.begin(&moh, &sha256, 3_000).unwrap();
+    assert_eq!(upload.committed(), 1_000);
+    upload.append(&bytes[1_000..]).unwrap();
     upload.finish().unwrap();
     vault.open_document(&sha256).unwrap().verify().unwrap();
+}
+
+#[test]
+fn a_sync_that_is_noted_late_leaves_no_more_to_be_read_than_came_since() {
+    const STEP: usize = 1024 * 1024;
+    let disk = MemoryDisk::default();
+    let (first, moh) = (vault(&disk), system("moh"));
+    let bytes = bytes_of(3 * limits::UPLOAD_SYNC_BYTES as usize);
+    let (sha256, size) = (Digest::of(&bytes), bytes.len() as u64);
+    let mut upload = first.begin(&moh, &sha256, size).unwrap();
+    let mut chunks = bytes.chunks(STEP);
+    let mut next = |upload: &mut Upload| chunks.by_ref().find_map(|chunk| upload.add(chunk).unwrap());
+    // as the wire does: the first is noted when the second is due
+    let one = next(&mut upload).unwrap().run();
+    let two = next(&mut upload).unwrap();
+    upload.synced(one).unwrap();
+    drop((upload, two));
+    // the hub starts again; the power stays
+    let part = first.part(&moh, &sha256);
+    let committed = || vault(&disk).begin(&moh, &sha256, size).unwrap().committed();
+    let sync = limits::UPLOAD_SYNC_BYTES;
+    assert_eq!(committed(), 2 * sync);
+    disk.damage(&part, |bytes| bytes[2 * sync as usize - 1] ^= 1).unwrap();
+    assert_eq!(committed(), sync);
+    bring(&vault(&disk), &moh, &bytes, STEP).unwrap();
 }
 
 #[test]

@@ -1,26 +1,29 @@
 //! One document on its way in, hashed as it comes. Becomes an object only
 //! when size and SHA-256 are what was declared; one that was interrupted is
-//! read and written again first, once and whole: what the hasher saw may have
-//! lain on the disk for days, or only in memory since a sync failed.
+//! read and written again first, once and whole: what came before may have
+//! lain on the disk for days, or only in memory since a sync failed. Of one
+//! that was begun in an earlier life of the hub, that is the only hashing.
 
 use std::{io, sync::Arc};
 
-use axis_proto::{hub::v1::Reason, id::Digest, limits::UPLOAD_CHUNK_BYTES_MAX};
-use sha2::{Digest as _, Sha256};
+use axis_proto::{
+    hub::v1::Reason,
+    id::{Digest, Hasher},
+    limits::UPLOAD_CHUNK_BYTES_MAX,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Brought, DiskFile, Live,
+    hashers::Hashing,
     mark::{Mark, Marks},
     sums::Summing,
+    tail::{Tail, read_through},
 };
 use crate::{
     error::{Error, Refusal, Result},
     limits,
 };
-
-/// Bytes read at once when what is there is hashed again.
-const READ_BYTES: usize = 1024 * 1024;
 
 /// An upload that this holder alone writes to. What was appended stays when
 /// it is dropped; it blocks, so it belongs on a thread that may.
@@ -29,12 +32,13 @@ pub struct Upload {
     live: Arc<Live>,
     file: Arc<dyn DiskFile>,
     marks: Marks,
-    hasher: Sha256,
+    /// If every byte came in this life of the hub.
+    hashing: Option<Hashing>,
     /// As long as every byte came to this holder.
     summing: Option<Summing>,
     committed: u64,
-    /// Up to where it is durable, or is being made so.
-    syncing: u64,
+    /// What came since the last sync.
+    tail: Tail,
     size: u64,
     touched: u64,
     /// Whether some of the bytes were there before, and have to be read and
@@ -42,6 +46,8 @@ pub struct Upload {
     resumed: bool,
     /// Whether the bytes are in `objects` already, brought by this system.
     in_place: bool,
+    /// Whether all of it is there, and was verified.
+    verified: bool,
     failed: bool,
 }
 
@@ -75,19 +81,17 @@ impl Syncing {
 }
 
 /// Where an upload goes on.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Standing {
     pub(super) committed: u64,
-    /// Up to where it is durable.
-    pub(super) synced: u64,
-    /// What it has seen of the bytes up to `committed`.
-    pub(super) hasher: Sha256,
+    /// What came since the last sync.
+    tail: Tail,
 }
 
 impl Standing {
-    /// Nothing is there.
-    pub(super) fn nowhere() -> Self {
-        Self { committed: 0, synced: 0, hasher: Sha256::new() }
+    /// All up to here is there for good.
+    pub(super) fn at(committed: u64) -> Self {
+        Self { committed, tail: Tail::at(committed) }
     }
 }
 
@@ -100,21 +104,26 @@ impl Upload {
         size: u64,
         touched: u64,
     ) -> Self {
-        let Standing { committed, synced, hasher } = standing;
-        let (resumed, in_place, failed) = (committed > 0, false, false);
-        let summing = (!resumed).then(Summing::default);
+        let Standing { committed, tail } = standing;
+        let (resumed, in_place, verified, failed) = (committed > 0, false, false, false);
+        let hashers = &live.vault.0.hashers;
+        let (hashing, summing) = match resumed {
+            true => (hashers.go_on(&live.upload, committed), None),
+            false => (Some(hashers.begin(&live.upload)), Some(Summing::default())),
+        };
         Self {
             live: Arc::new(live),
             file,
             marks,
-            hasher,
+            hashing,
             summing,
             committed,
-            syncing: synced,
+            tail,
             size,
             touched,
             resumed,
             in_place,
+            verified,
             failed,
         }
     }
@@ -158,23 +167,26 @@ impl Upload {
             return Err(Error::invalid("chunk", Reason::SizeMismatch, self.committed + chunk.len() as u64));
         }
         self.file.write_at(self.committed, chunk)?;
-        self.hasher.update(chunk);
+        if let Some(hashing) = &self.hashing {
+            hashing.update(chunk);
+        }
+        self.tail.update(chunk);
         if let Some(summing) = &mut self.summing {
             summing.update(chunk);
         }
         self.committed += chunk.len() as u64;
         let mark = self.mark();
         self.marks.arrived(mark.clone())?;
-        if self.committed - self.syncing < limits::UPLOAD_SYNC_BYTES {
+        if self.committed - self.tail.last_sync() < limits::UPLOAD_SYNC_BYTES {
             return Ok(None);
         }
-        self.syncing = self.committed;
+        self.tail.syncing(self.committed);
         Ok(Some(Syncing { live: self.live.clone(), file: self.file.clone(), mark }))
     }
 
     /// Makes what arrived durable. Nothing else may be making it so.
     pub fn sync(&mut self) -> Result<()> {
-        self.syncing = self.committed;
+        self.tail.syncing(self.committed);
         let syncing = Syncing { live: self.live.clone(), file: self.file.clone(), mark: self.mark() };
         Ok(self.synced(syncing.run())?)
     }
@@ -191,7 +203,10 @@ impl Upload {
         if synced.mark.committed == self.committed {
             self.marks.arrived(synced.mark.clone())?;
         }
-        self.marks.synced(synced.mark)
+        let place = synced.mark.committed;
+        self.marks.synced(synced.mark)?;
+        self.tail.synced(place);
+        Ok(())
     }
 
     /// Verifies the whole document and takes it into the vault, durably. If
@@ -203,8 +218,9 @@ impl Upload {
                 .fact("committed_bytes", self.committed);
             return Err(refusal.into());
         }
-        let (found, declared) = (Digest::from(self.mark().sha256), *self.live.sha256());
-        if found != declared {
+        let declared = *self.live.sha256();
+        let found = self.hashing.as_ref().map(Hashing::digest);
+        if let Some(found) = found.filter(|found| *found != declared) {
             self.live.discard()?;
             let refusal = Refusal::new(Reason::DigestMismatch)
                 .at("sha256", Reason::DigestMismatch, found)
@@ -213,83 +229,66 @@ impl Upload {
             return Err(refusal.into());
         }
         if self.resumed && !self.write_again(&declared)? {
-            // the disk's fault, not the client's: it begins again by itself
+            // the disk's fault, not the client's, or it is not known whose: it
+            // begins again by itself, and then it will be
             self.live.discard()?;
             let refusal = Refusal::new(Reason::OffsetMismatch)
                 .at("start.offset", Reason::OffsetMismatch, self.size)
                 .fact("committed_bytes", 0);
             return Err(refusal.into());
         }
+        self.verified = true;
         if self.file.len()? != self.size {
             self.file.set_len(self.size)?;
         }
         self.sync()?;
         self.live.take_over(self.in_place)?;
+        self.live.vault.0.hashers.forget(&self.live.upload);
         if let Some(summing) = self.summing {
             self.live.vault.0.sums.learn(declared, summing);
         }
         Ok(Brought { _live: self.live })
     }
 
-    /// Whether the bytes are still what they were. They are written as they
-    /// are read: after a sync that failed, of a holder before this one, what is
-    /// read may be in memory alone, and no later sync would bring it out.
+    /// Whether the bytes are what was declared. They are written as they are
+    /// read: after a sync that failed, of a holder before this one, what is read
+    /// may be in memory alone, and no later sync would bring it out.
     fn write_again(&self, sha256: &Digest) -> io::Result<bool> {
-        let mut whole = Standing::nowhere();
-        hash_up_to(&*self.file, &mut whole, self.size, &mut |at, bytes| self.file.write_at(at, bytes))?;
-        Ok(whole.committed == self.size && whole.hasher.finalize()[..] == *sha256.as_bytes())
+        let mut hasher = Hasher::new();
+        let end = read_through(&*self.file, 0, self.size, &mut |at, bytes| {
+            hasher.update(bytes);
+            self.file.write_at(at, bytes)
+        })?;
+        Ok(end == self.size && hasher.digest() == *sha256)
     }
 
     fn mark(&self) -> Mark {
-        Mark::at(self.size, self.committed, self.touched, &self.hasher)
+        Mark {
+            size: self.size,
+            committed: self.committed,
+            touched: self.touched,
+            sha256: self.verified.then(|| *self.live.sha256()),
+            check: self.tail.check(),
+        }
     }
 }
 
-/// Where an upload stands: at the latest mark that holds. What is behind the
-/// last sync is read again, because lost power may have taken it; what is
-/// before it only if its mark does not say where the hasher stood.
+/// Where an upload stands: where its latest mark says, if what came after the
+/// last sync is there, because lost power may have taken it; else at that sync.
+/// What is before it is not read.
 pub(super) fn resume(file: &dyn DiskFile, marks: &Marks, size: u64) -> io::Result<Option<Standing>> {
     let held = file.len()?;
     let there = |mark: &&Mark| mark.size == size && mark.committed <= held;
-    let durable = marks.durable().filter(there);
-    let mut at = match durable {
-        Some(Mark { committed, hasher: Some(hasher), .. }) => {
-            Standing { committed: *committed, synced: *committed, hasher: hasher.clone() }
-        }
-        _ => Standing::nowhere(),
+    let durable = marks.durable().filter(there).map(|mark| mark.committed);
+    let Some(Mark { committed, check, .. }) = marks.latest().filter(there) else {
+        return Ok(durable.map(Standing::at));
     };
-    let synced = durable.map_or(0, |mark| mark.committed);
-    let mut found = (at.committed > 0).then(|| at.clone());
-    let mut candidates: Vec<&Mark> = marks.candidates().filter(there).collect();
-    candidates.sort_unstable_by_key(|mark| mark.committed);
-    for mark in candidates {
-        hash_up_to(file, &mut at, mark.committed, &mut |_, _| Ok(()))?;
-        if at.committed == mark.committed && at.hasher.clone().finalize()[..] == mark.sha256 {
-            found = Some(Standing { synced: synced.min(at.committed), ..at.clone() });
-        }
+    // a mark of a sync may be torn, what was behind it is not
+    let durable = durable.unwrap_or(0).max(check.from);
+    if *committed <= durable {
+        return Ok(Some(Standing::at(durable)));
     }
-    Ok(found)
-}
-
-/// Hashes a file's bytes from where the hasher stands, and shows them with
-/// their place; less if it ends before.
-fn hash_up_to(
-    file: &dyn DiskFile,
-    at: &mut Standing,
-    end: u64,
-    show: &mut dyn FnMut(u64, &[u8]) -> io::Result<()>,
-) -> io::Result<()> {
-    let left = usize::try_from(end.saturating_sub(at.committed)).unwrap_or(READ_BYTES);
-    let mut buffer = vec![0; READ_BYTES.min(left)];
-    while at.committed < end {
-        let wanted = (end - at.committed).min(buffer.len() as u64) as usize;
-        let count = file.read_at(at.committed, &mut buffer[..wanted])?;
-        if count == 0 {
-            break;
-        }
-        show(at.committed, &buffer[..count])?;
-        at.hasher.update(&buffer[..count]);
-        at.committed += count as u64;
-    }
-    Ok(())
+    let tail = Tail::read(file, *check, durable, *committed)?;
+    let standing = tail.map(|tail| Standing { committed: *committed, tail });
+    Ok(Some(standing.unwrap_or_else(|| Standing::at(durable))))
 }

@@ -1,7 +1,11 @@
 //! Uploads begun, written, cut, resumed and finished in any order, over
 //! power cuts: what is in the vault is what was declared.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+};
 
 use axis_hub::{
     disk::MemoryDisk,
@@ -24,6 +28,9 @@ pub fn run(input: &[u8]) {
     let mut live: BTreeMap<(usize, usize), Upload> = BTreeMap::new();
     // finished and therefore durable; what was said to be there after a sync
     let mut finished: Vec<usize> = Vec::new();
+    // what was begun before the power was lost: whose fault other bytes are is
+    // not known then
+    let (mut begun, mut unknown) = (BTreeSet::new(), BTreeSet::new());
     for (step, bytes) in input.chunks_exact(3).take(80).enumerate() {
         let (document, system) = (usize::from(bytes[1]) % 4, usize::from(bytes[1] >> 2) % 2);
         let content = &documents[document];
@@ -36,6 +43,10 @@ pub fn run(input: &[u8]) {
                     Ok(upload) => {
                         assert!(!live.contains_key(&key), "two writers");
                         assert!(upload.committed() <= declared && upload.size() == declared);
+                        if upload.committed() == 0 {
+                            unknown.remove(&key);
+                        }
+                        begun.insert(key);
                         live.insert(key, upload);
                     }
                     Err(error) => {
@@ -74,7 +85,11 @@ pub fn run(input: &[u8]) {
                         finished.push(document);
                     }
                     Err(error) => {
-                        let expected = if whole { Reason::DigestMismatch } else { Reason::SizeMismatch };
+                        let expected = match (whole, unknown.contains(&key)) {
+                            (false, _) => Reason::SizeMismatch,
+                            (true, false) => Reason::DigestMismatch,
+                            (true, true) => Reason::OffsetMismatch,
+                        };
                         assert_eq!(reason(&error), expected);
                     }
                 }
@@ -83,6 +98,7 @@ pub fn run(input: &[u8]) {
             _ => {
                 // power is lost and comes back
                 live.clear();
+                unknown.append(&mut begun);
                 drop(vault);
                 let mut chance = u64::from(bytes[2]) + step as u64;
                 disk.crash(|below| {

@@ -1,0 +1,79 @@
+//! The hashers of unfinished uploads, as long as the hub lives: an upload goes
+//! on after a broken stream without its bytes being read again. On no disk, and
+//! as few as there are unfinished uploads.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use axis_proto::id::{Digest, Hasher, SystemId};
+
+/// Whose upload of what.
+pub(super) type Key = (SystemId, Digest);
+
+/// The hashers, by upload.
+#[derive(Debug, Default)]
+pub(super) struct Hashers(Mutex<HashMap<Key, Hashing>>);
+
+impl Hashers {
+    /// That of an upload that begins.
+    pub(super) fn begin(&self, upload: &Key) -> Hashing {
+        let hashing = Hashing::default();
+        self.all().insert(upload.clone(), hashing.clone());
+        hashing
+    }
+
+    /// That of an upload that goes on after so many bytes; none if what it has
+    /// seen is something else, or was seen by an earlier life of the hub.
+    pub(super) fn go_on(&self, upload: &Key, committed: u64) -> Option<Hashing> {
+        let mut all = self.all();
+        let hashing = all.get(upload).filter(|hashing| hashing.seen().bytes == committed).cloned();
+        if hashing.is_none() {
+            all.remove(upload);
+        }
+        hashing
+    }
+
+    /// Forgets that of an upload that ended or is gone.
+    pub(super) fn forget(&self, upload: &Key) {
+        self.all().remove(upload);
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.all().len()
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<Key, Hashing>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One of them, that has seen every byte of its upload. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Hashing(Arc<Mutex<Seen>>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    bytes: u64,
+    hasher: Hasher,
+}
+
+impl Hashing {
+    pub(super) fn update(&self, bytes: &[u8]) {
+        let mut seen = self.seen();
+        seen.hasher.update(bytes);
+        seen.bytes += bytes.len() as u64;
+    }
+
+    /// Of all that it has seen.
+    pub(super) fn digest(&self) -> Digest {
+        let hasher = self.seen().hasher.clone();
+        hasher.digest()
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
