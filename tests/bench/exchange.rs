@@ -21,13 +21,12 @@ use axis_proto::{
         TaggedAcknowledge, UploadRequest, UploadStart, answer::Outcome, receive_request::Part as Ask,
         receive_response::Part as Said, upload_request::Part,
     },
-    id::Digest,
+    id::{Digest, Hasher},
     limits::UPLOAD_CHUNK_BYTES_MAX,
     seal::digest,
 };
 use axis_tests::{Raw, acknowledge};
 use bytes::Bytes;
-use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
@@ -62,9 +61,9 @@ impl Paper {
             *byte = fastrand::u8(..);
         }
         let mut paper = Self { first: first.into(), size, sha256: Digest::new([0; 32]) };
-        let mut hasher = Sha256::new();
-        paper.chunks().for_each(|chunk| hasher.update(chunk));
-        paper.sha256 = Digest::new(hasher.finalize().into());
+        let mut hasher = Hasher::new();
+        paper.chunks().for_each(|chunk| hasher.update(&chunk));
+        paper.sha256 = hasher.digest();
         paper
     }
 

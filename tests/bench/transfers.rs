@@ -15,14 +15,13 @@ use axis_proto::{
         DownloadRequest, PullRequest, QueryUploadRequest, SubmitRequest, UploadRequest, UploadStart,
         upload_request::Part,
     },
-    id::Digest,
+    id::{Digest, Hasher},
 };
 use axis_tests::{
     HubProcess, Raw,
     seed::{Plan, agency, home},
 };
 use bytes::Bytes;
-use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc::Sender;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -153,9 +152,9 @@ fn chunk(seed: u64, at: u64, size: u64) -> Bytes {
 }
 
 fn digest(seed: u64, size: u64) -> Digest {
-    let mut hasher = Sha256::new();
-    (0..size).step_by(CHUNK as usize).for_each(|at| hasher.update(chunk(seed, at, size)));
-    <[u8; 32]>::from(hasher.finalize()).into()
+    let mut hasher = Hasher::new();
+    (0..size).step_by(CHUNK as usize).for_each(|at| hasher.update(&chunk(seed, at, size)));
+    hasher.digest()
 }
 
 /// Uploads what the hub does not have yet; how many bytes that was.
@@ -229,7 +228,7 @@ async fn download(home: &Path, code: &str, sha256: Digest, size: u64, check: boo
         ..Default::default()
     };
     let mut chunks = raw.mailbox().download(request).await?.into_inner();
-    let (mut came, mut hasher) = (0, Sha256::new());
+    let (mut came, mut hasher) = (0, Hasher::new());
     while let Some(message) = chunks.message().await? {
         came += message.chunk.len() as u64;
         if check {
@@ -237,6 +236,6 @@ async fn download(home: &Path, code: &str, sha256: Digest, size: u64, check: boo
         }
     }
     anyhow::ensure!(came == size, "{came} of {size} bytes came");
-    anyhow::ensure!(!check || hasher.finalize()[..] == *sha256.as_bytes(), "other bytes came");
+    anyhow::ensure!(!check || hasher.digest() == sha256, "other bytes came");
     Ok(())
 }

@@ -24,12 +24,11 @@ use axis_hub::{
 use axis_proto::{
     envelope::v1::SealedEnvelope,
     hub::v1::Delivery,
-    id::{DeliveryId, Digest},
+    id::{DeliveryId, Digest, Hasher},
     seal,
 };
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use sha2::{Digest as _, Sha256};
 use tokio::{
     task::{LocalSet, spawn_local, yield_now},
     time::sleep,
@@ -681,12 +680,12 @@ impl World {
 
     fn journal_sha256(&self) -> [u8; 32] {
         let dir = Path::new(DATA).join("journal");
-        let mut hasher = Sha256::new();
+        let mut hasher = Hasher::new();
         for name in self.disk.list(&dir).expect("a directory") {
-            hasher.update(&name);
-            hasher.update(self.disk.read(&dir.join(name)).expect("a segment"));
+            hasher.update(name.as_bytes());
+            hasher.update(&self.disk.read(&dir.join(name)).expect("a segment"));
         }
-        hasher.finalize().into()
+        *hasher.digest().as_bytes()
     }
 
     /// sled does its own I/O: at each cut its directory is as it was, an older

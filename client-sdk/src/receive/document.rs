@@ -11,10 +11,9 @@ use std::{
 use axis_proto::{
     envelope::v1::Document,
     hub::v1::DownloadRequest,
-    id::{DeliveryId, Digest},
+    id::{DeliveryId, Digest, Hasher},
 };
 use bytes::Bytes;
-use sha2::{Digest as _, Sha256};
 use tokio::{
     fs::{File, OpenOptions},
     io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWrite, AsyncWriteExt as _},
@@ -166,9 +165,8 @@ impl ReceivedDocument {
         if file.metadata().await.map_err(failed)?.len() != self.size() {
             return Ok(false);
         }
-        let (digest, _) = self.digest_of(&mut file).await.map_err(failed)?;
-        let digest: [u8; 32] = digest.finalize().into();
-        Ok(Digest::from(digest) == self.sha256)
+        let (hasher, _) = self.hash(&mut file).await.map_err(failed)?;
+        Ok(hasher.digest() == self.sha256)
     }
 
     /// Goes on with a part that an earlier call left. If the whole is not what
@@ -180,10 +178,10 @@ impl ReceivedDocument {
             let mut options = OpenOptions::new();
             options.read(true).write(true).create(true).truncate(false);
             let mut file = options.open(part).await.map_err(failed)?;
-            let (digest, there) = self.digest_of(&mut file).await.map_err(failed)?;
+            let (hasher, there) = self.hash(&mut file).await.map_err(failed)?;
             file.set_len(there).await.map_err(failed)?;
             file.seek(std::io::SeekFrom::Start(there)).await.map_err(failed)?;
-            let mut sink = Sink { document: self, target: &mut file, digest, done: there, watch };
+            let mut sink = Sink { document: self, target: &mut file, hasher, done: there, watch };
             self.download(&mut sink).await?;
             match sink.finish() {
                 Ok(()) => return Ok(file),
@@ -197,17 +195,17 @@ impl ReceivedDocument {
         }
     }
 
-    async fn digest_of(&self, file: &mut File) -> std::io::Result<(Sha256, u64)> {
-        let mut digest = Sha256::new();
+    async fn hash(&self, file: &mut File) -> std::io::Result<(Hasher, u64)> {
+        let mut hasher = Hasher::new();
         let mut there = 0;
         let mut buffer = vec![0; 256 * 1024];
         let mut limited = file.take(self.size());
         loop {
             let read = limited.read(&mut buffer).await?;
             if read == 0 {
-                return Ok((digest, there));
+                return Ok((hasher, there));
             }
-            digest.update(&buffer[..read]);
+            hasher.update(&buffer[..read]);
             there += read as u64;
         }
     }
@@ -267,18 +265,18 @@ impl std::fmt::Debug for ReceivedDocument {
     }
 }
 
-/// Where downloaded bytes go, with their digest so far.
+/// Where downloaded bytes go, hashed so far.
 struct Sink<'a, W> {
     document: &'a ReceivedDocument,
     target: &'a mut W,
-    digest: Sha256,
+    hasher: Hasher,
     done: u64,
     watch: Watch<'a>,
 }
 
 impl<'a, W: AsyncWrite + Unpin> Sink<'a, W> {
     fn new(document: &'a ReceivedDocument, target: &'a mut W, watch: Watch<'a>) -> Self {
-        Self { document, target, digest: Sha256::new(), done: 0, watch }
+        Self { document, target, hasher: Hasher::new(), done: 0, watch }
     }
 
     async fn write(&mut self, chunk: &[u8]) -> Result<()> {
@@ -288,7 +286,7 @@ impl<'a, W: AsyncWrite + Unpin> Sink<'a, W> {
         }
         let written = self.target.write_all(chunk).await;
         written.map_err(|source| Error::write(Path::new(self.document.name()), source))?;
-        self.digest.update(chunk);
+        self.hasher.update(chunk);
         self.done += chunk.len() as u64;
         self.tell();
         Ok(())
@@ -300,8 +298,7 @@ impl<'a, W: AsyncWrite + Unpin> Sink<'a, W> {
     }
 
     fn finish(self) -> Result<()> {
-        let digest: [u8; 32] = self.digest.finalize().into();
-        if Digest::from(digest) == self.document.sha256 {
+        if self.hasher.digest() == self.document.sha256 {
             return Ok(());
         }
         let detail = format!("{} is not what the sender signed", self.document.name());

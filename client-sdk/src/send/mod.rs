@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use axis_proto::{
     envelope::v1::{Document, DocumentBody, Envelope, SealedEnvelope, envelope::Body},
     hub::v1::{CheckRequest, Reason, Remedy, SubmitRequest, SubmitResponse},
-    id::{AgencyCode, Digest, EnvelopeId},
+    id::{AgencyCode, Digest, EnvelopeId, Hasher},
     limits::{INLINE_BYTES_MAX, INLINE_DOCUMENT_BYTES_MAX, PAYLOAD_BYTES_MAX},
     receipt::VerifiedReceipt,
     record::v1::{Receipt, record::Event},
@@ -18,7 +18,6 @@ use axis_proto::{
 };
 use bytes::Bytes;
 use prost::Message as _;
-use sha2::{Digest as _, Sha256};
 use tokio::{
     fs::File,
     io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
@@ -241,7 +240,7 @@ async fn read_through(
         Some(path) => Some(File::create(path).await.map_err(|source| Error::write(path, source))?),
         None => None,
     };
-    let mut digest = Sha256::new();
+    let mut hasher = Hasher::new();
     let mut size = 0;
     let mut buffer = vec![0; 256 * 1024];
     loop {
@@ -250,7 +249,7 @@ async fn read_through(
         if read == 0 {
             break;
         }
-        digest.update(&buffer[..read]);
+        hasher.update(&buffer[..read]);
         size += read as u64;
         if let (Some(target), Some(path)) = (&mut target, copy) {
             target.write_all(&buffer[..read]).await.map_err(|source| Error::write(path, source))?;
@@ -261,8 +260,7 @@ async fn read_through(
         target.flush().await.map_err(failed)?;
         target.sync_all().await.map_err(failed)?;
     }
-    let digest: [u8; 32] = digest.finalize().into();
-    Ok((digest.into(), size))
+    Ok((hasher.digest(), size))
 }
 
 /// Hands an entry over and moves it where it belongs.

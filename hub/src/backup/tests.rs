@@ -4,6 +4,7 @@ use std::{
 };
 
 use axis_proto::{
+    id::Digest,
     key::SigningKey,
     note::CheckpointSigner,
     record::v1::{ClockConfirmed, DocumentsCollected, LogOpened, Record, Uploaded, record::Event},
@@ -11,7 +12,6 @@ use axis_proto::{
 };
 use bytes::Bytes;
 use prost::Message as _;
-use sha2::{Digest as _, Sha256};
 
 use super::*;
 use crate::{
@@ -67,12 +67,12 @@ impl House {
             self.record(event, vec![vec![7; 3000].into()]);
         }
         for text in documents {
-            let sha256 = Bytes::copy_from_slice(&Sha256::digest(text));
+            let sha256 = Bytes::copy_from_slice(Digest::of(text.as_bytes()).as_bytes());
             self.record(Event::Uploaded(Uploaded { sha256, ..Uploaded::default() }), vec![]);
         }
         let other: Arc<dyn Disk> = Arc::new(MemoryDisk::default());
         for text in documents {
-            let name = hex::encode(Sha256::digest(text));
+            let name = Digest::of(text.as_bytes()).to_string();
             let path = Path::new("/v/objects").join(&name[..2]).join(&name);
             other.create_dir(path.parent().unwrap()).unwrap();
             other.create(&path).unwrap().write_at(0, text.as_bytes()).unwrap();
@@ -193,7 +193,7 @@ fn what_the_hub_erased_is_erased_in_the_next_backup() {
     let erased = crate::journal::tests::without_cargo(&whole, 0);
     assert!(erased.len() < whole.len());
     house.memory.damage(path, |bytes| *bytes = erased).unwrap();
-    let secret = axis_proto::id::Digest::of(b"secret");
+    let secret = Digest::of(b"secret");
     let collected = DocumentsCollected {
         sha256: vec![Bytes::copy_from_slice(secret.as_bytes())],
         ..DocumentsCollected::default()
@@ -275,9 +275,9 @@ fn damage_is_named_by_its_file() {
     }
     let copy = target.copy();
     let vault = Vault::existing(Arc::new(copy.clone()), &dir.join(VAULT));
-    let one = vault.path_of(&axis_proto::id::Digest::of(b"one"));
+    let one = vault.path_of(&Digest::of(b"one"));
     copy.damage(&one, |bytes| bytes[0] ^= 1).unwrap();
-    copy.remove(&vault.path_of(&axis_proto::id::Digest::of(b"two"))).unwrap();
+    copy.remove(&vault.path_of(&Digest::of(b"two"))).unwrap();
     let damaged = check(&copy).unwrap().damaged;
     assert!(damaged.len() == 2 && damaged.iter().any(|(path, _)| *path == one), "{damaged:?}");
 
@@ -310,13 +310,13 @@ fn a_document_that_the_hub_has_lost_is_named_and_kept_as_it_was() {
     house.back_up(&target).unwrap();
     house.grow(1, &["two"]);
     for text in ["one", "two"] {
-        let path = house.vault().path_of(&axis_proto::id::Digest::of(text.as_bytes()));
+        let path = house.vault().path_of(&Digest::of(text.as_bytes()));
         house.memory.damage(&path, |bytes| bytes[0] ^= 1).unwrap();
     }
     let made = house.back_up(&target).unwrap();
     assert_eq!((made.damaged.len(), made.manifest.documents.count, size_of(&target)), (1, 1, 5));
     // gone without a word of the journal
-    house.vault().remove(&axis_proto::id::Digest::of(b"one")).unwrap();
+    house.vault().remove(&Digest::of(b"one")).unwrap();
     let made = house.back_up(&target).unwrap();
     assert_eq!((made.damaged.len(), made.manifest.documents.count, size_of(&target)), (2, 1, 5));
 }
@@ -325,7 +325,7 @@ fn a_document_that_the_hub_has_lost_is_named_and_kept_as_it_was() {
 fn a_document_that_was_lost_before_any_backup_is_named() {
     let (mut house, target) = (House::new(), MemoryDisk::default());
     house.grow(1, &["one", "two"]);
-    let lost = axis_proto::id::Digest::of(b"one");
+    let lost = Digest::of(b"one");
     house.vault().remove(&lost).unwrap();
     for _ in 0..2 {
         let made = house.back_up(&target).unwrap();
@@ -393,7 +393,7 @@ fn a_log_goes_on_under_another_name() {
     let reopened = SegmentJournal::open_with(house.disk.clone(), &dir, SMALL).unwrap();
     assert_eq!(
         (reopened.size(), reopened.origin_sha256()[..].to_vec()),
-        (size + 3, Sha256::digest("hub.test/log/2").to_vec())
+        (size + 3, Digest::of(b"hub.test/log/2").as_bytes().to_vec())
     );
     // the backup of the old log is this hub's past
     let made = house.back_up(&target).unwrap();

@@ -9,12 +9,11 @@ use std::{
 };
 
 use axis_proto::{
-    id::Digest,
+    id::{Digest, Hasher},
     record::v1::{Record, record::Event},
     tree::record_leaf,
 };
 use prost::Message as _;
-use sha2::{Digest as _, Sha256};
 
 use super::{
     BackupError, Manifest, Progress, Result, Step, VAULT, doing,
@@ -150,14 +149,14 @@ pub(super) fn sha256_of(disk: &dyn Disk, segment: &SegmentFile) -> Result<String
     };
     let hash = || {
         let file = disk.open_read(&segment.path)?;
-        let (mut hasher, mut buffer, mut at) = (Sha256::new(), vec![0; READ_BYTES], 0);
+        let (mut hasher, mut buffer, mut at) = (Hasher::new(), vec![0; READ_BYTES], 0);
         while at < bytes {
             let count = (bytes - at).min(READ_BYTES as u64) as usize;
             file.read_exact_at(at, &mut buffer[..count])?;
             hasher.update(&buffer[..count]);
             at += count as u64;
         }
-        Ok(hex::encode(hasher.finalize()))
+        Ok(hasher.digest().to_string())
     };
     hash().map_err(doing(format!("read {}", segment.path.display())))
 }

@@ -9,8 +9,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use axis_proto::id::Hasher;
 use bytes::Bytes;
-use sha2::{Digest as _, Sha256};
 
 use super::{
     Batch, Entry,
@@ -109,7 +109,7 @@ impl Eraser {
         new.write_at(0, &header)?;
 
         let (mut buffer, mut at) = (Vec::new(), HEADER_BYTES as u64);
-        let (mut removed, mut hasher, mut points) = (Removed::default(), Sha256::new(), Index::default());
+        let (mut removed, mut hasher, mut points) = (Removed::default(), Hasher::new(), Index::default());
         walk(index, &segment, file, &mut |bytes, layout| {
             let ranges = chosen(bytes, layout, choose);
             points.add(Point { offset: at + buffer.len() as u64, ..layout.point });
@@ -129,12 +129,12 @@ impl Eraser {
         new.sync_data()?;
         // what was written is read again: the same records under the same
         // commits, or the old segment stays
-        let mut again = Sha256::new();
+        let mut again = Hasher::new();
         walk(index, &Segment { end, ..segment.clone() }, new, &mut |bytes, layout| {
             hash(&mut again, &layout.batch(bytes));
             Ok(())
         })?;
-        if hasher.finalize() != again.finalize() {
+        if hasher.digest() != again.digest() {
             let words = format!("journal {}: what was written anew is another", segment.path.display());
             return Err(io::Error::new(io::ErrorKind::InvalidData, words));
         }
@@ -202,17 +202,17 @@ fn chosen(bytes: &Bytes, passing: &Passing, choose: &mut Choose<'_>) -> Vec<Rang
 }
 
 /// All of a batch but its cargo.
-fn hash(hasher: &mut Sha256, batch: &Batch) {
+fn hash(hasher: &mut Hasher, batch: &Batch) {
     for entry in &batch.entries {
-        hasher.update(entry.sequence.to_le_bytes());
-        hasher.update(entry.salt);
-        hasher.update((entry.record.len() as u64).to_le_bytes());
+        hasher.update(&entry.sequence.to_le_bytes());
+        hasher.update(&entry.salt);
+        hasher.update(&(entry.record.len() as u64).to_le_bytes());
         hasher.update(&entry.record);
-        hasher.update((entry.cargo.len() as u64).to_le_bytes());
+        hasher.update(&(entry.cargo.len() as u64).to_le_bytes());
     }
-    hasher.update(batch.commit.size.to_le_bytes());
-    hasher.update(batch.commit.root);
-    hasher.update(&batch.commit.checkpoint);
+    hasher.update(&batch.commit.size.to_le_bytes());
+    hasher.update(&batch.commit.root);
+    hasher.update(batch.commit.checkpoint.as_bytes());
 }
 
 /// A batch without what may go; `None` if all of it stays.

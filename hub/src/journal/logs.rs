@@ -4,9 +4,11 @@
 
 use std::path::Path;
 
-use axis_proto::record::v1::{CargoKind, LogOpened, Record, record::Event};
+use axis_proto::{
+    id::Digest,
+    record::v1::{CargoKind, LogOpened, Record, record::Event},
+};
 use prost::Message as _;
-use sha2::{Digest as _, Sha256};
 
 use super::{
     Commit, Entry, OpenError,
@@ -32,8 +34,8 @@ pub struct Log {
 pub(super) fn succeeds(record: &[u8], header: &Header, previous: &[u8; 32], last: Option<&Commit>) -> bool {
     let Ok(record) = Record::decode(record) else { return false };
     let (Some(Event::LogOpened(opened)), Some(last)) = (record.event, last) else { return false };
-    Sha256::digest(&opened.origin)[..] == header.origin
-        && Sha256::digest(&opened.previous_origin)[..] == *previous
+    *Digest::of(opened.origin.as_bytes()).as_bytes() == header.origin
+        && Digest::of(opened.previous_origin.as_bytes()).as_bytes() == previous
         && opened.previous_size == header.first_sequence
         && opened.previous_size == last.size
         && opened.previous_root == last.root[..]

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use sha2::{Digest as _, Sha256};
+use axis_proto::id::Digest;
 
 use super::{
     Batch, Commit, Eraser, Journal, JournalReader,
@@ -104,7 +104,7 @@ impl SegmentJournal {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, words));
         }
         remove_unready(&*disk, dir)?;
-        let origin = Sha256::digest(origin).into();
+        let origin = *Digest::of(origin.as_bytes()).as_bytes();
         let start = Point { sequence: 0, batch: 0, segment: 0, offset: HEADER_BYTES as u64 };
         let (segment, file, allocated) = new_segment(&*disk, dir, origin, start, layout)?;
         let mark = segment.header.mark;
@@ -205,7 +205,7 @@ impl SegmentJournal {
         if self.last.is_none() || self.poisoned {
             return Err(io::Error::other("a log that holds nothing cannot be continued"));
         }
-        self.origin = Sha256::digest(origin).into();
+        self.origin = *Digest::of(origin.as_bytes()).as_bytes();
         self.roll()
     }
 

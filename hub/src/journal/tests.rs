@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use axis_proto::id::Digest;
 use bytes::Bytes;
 use proptest::prelude::*;
 
@@ -588,11 +589,7 @@ fn another_log_begins_only_where_its_first_record_says_so() {
         journal.append(batch(7, &[10])).unwrap();
         match open(&disk) {
             Ok(journal) => {
-                let origin: [u8; 32] = sha2::Digest::finalize(sha2::Digest::chain_update(
-                    <sha2::Sha256 as sha2::Digest>::new(),
-                    "other",
-                ))
-                .into();
+                let origin = *Digest::of(b"other").as_bytes();
                 assert_eq!((journal.size(), journal.origin_sha256()), (8, origin));
                 assert_eq!(all(&*journal.reader(), 5).len(), 3);
                 true

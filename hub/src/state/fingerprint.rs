@@ -1,7 +1,7 @@
 //! What a store on disk says about itself, so that opening it can find any
 //! damage. Knows nothing of how it is stored.
 
-use sha2::{Digest as _, Sha256};
+use axis_proto::id::Hasher;
 use twox_hash::{XxHash3_64, XxHash3_128};
 
 /// The layout of our own files and of the marker; another one is rebuilt.
@@ -70,11 +70,11 @@ pub(super) struct Owner(pub(super) [u8; 32]);
 
 impl Owner {
     pub(super) fn new(origin: &str, layout_version: u32) -> Self {
-        let mut hasher = Sha256::new();
-        hasher.update(FORMAT_VERSION.to_le_bytes());
-        hasher.update(layout_version.to_le_bytes());
-        hasher.update(origin);
-        Self(hasher.finalize().into())
+        let mut hasher = Hasher::new();
+        hasher.update(&FORMAT_VERSION.to_le_bytes());
+        hasher.update(&layout_version.to_le_bytes());
+        hasher.update(origin.as_bytes());
+        Self(*hasher.digest().as_bytes())
     }
 }
 

@@ -11,7 +11,7 @@ mod snapshot;
 
 use std::{collections::BTreeMap, io, ops::ControlFlow};
 
-use sha2::{Digest as _, Sha256};
+use axis_proto::id::Hasher;
 use tracing::info;
 
 pub use draft::Draft;
@@ -203,18 +203,18 @@ pub mod fuzzing {
 /// SHA-256 over all keys and values in order: equal for equal states, whatever
 /// holds them.
 pub fn digest(read: &dyn Read) -> [u8; 32] {
-    let mut hasher = Sha256::new();
+    let mut hasher = Hasher::new();
     read.scan(&[], &[], &mut |key, value| {
         hash_pair(&mut hasher, key, value);
         ControlFlow::Continue(())
     });
-    hasher.finalize().into()
+    *hasher.digest().as_bytes()
 }
 
 /// Hashes a key and its value so that no other pair gives the same bytes.
-fn hash_pair(hasher: &mut Sha256, key: &[u8], value: &[u8]) {
-    hasher.update((key.len() as u32).to_le_bytes());
-    hasher.update((value.len() as u32).to_le_bytes());
+fn hash_pair(hasher: &mut Hasher, key: &[u8], value: &[u8]) {
+    hasher.update(&(key.len() as u32).to_le_bytes());
+    hasher.update(&(value.len() as u32).to_le_bytes());
     hasher.update(key);
     hasher.update(value);
 }

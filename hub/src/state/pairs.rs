@@ -9,7 +9,7 @@
 
 use std::{io, sync::Arc};
 
-use sha2::{Digest as _, Sha256};
+use axis_proto::id::Hasher;
 
 use crate::disk::DiskFile;
 
@@ -32,7 +32,7 @@ pub(super) struct Writer {
     at: u64,
     synced: u64,
     buffer: Vec<u8>,
-    hasher: Sha256,
+    hasher: Hasher,
 }
 
 impl Writer {
@@ -41,7 +41,7 @@ impl Writer {
         buffer.extend_from_slice(&magic);
         buffer.extend_from_slice(&(header.len() as u32).to_le_bytes());
         buffer.extend_from_slice(header);
-        Self { file, at: 0, synced: 0, buffer, hasher: Sha256::new() }
+        Self { file, at: 0, synced: 0, buffer, hasher: Hasher::new() }
     }
 
     /// Adds a pair; `None` says that the key is deleted.
@@ -62,13 +62,13 @@ impl Writer {
     pub(super) fn finish(mut self) -> io::Result<[u8; 32]> {
         self.write()?;
         let mut whole = self.hasher.clone();
-        let sum: [u8; 32] = std::mem::take(&mut self.hasher).finalize().into();
-        whole.update(sum);
-        self.buffer.extend_from_slice(&sum);
+        let sum = std::mem::take(&mut self.hasher).digest();
+        whole.update(sum.as_bytes());
+        self.buffer.extend_from_slice(sum.as_bytes());
         self.write()?;
         self.file.set_len(self.at)?;
         self.file.sync_data()?;
-        Ok(whole.finalize().into())
+        Ok(*whole.digest().as_bytes())
     }
 
     fn write(&mut self) -> io::Result<()> {
@@ -97,18 +97,18 @@ impl Pairs {
     /// Verifies a file, which takes reading all of it.
     pub(super) fn open(file: Arc<dyn DiskFile>, magic: Magic) -> io::Result<Self> {
         let end = file.len()?.checked_sub(SHA256_BYTES).ok_or_else(|| damaged("too short"))?;
-        let mut hasher = Sha256::new();
+        let mut hasher = Hasher::new();
         let mut buffer = vec![0; BUFFER_BYTES];
         let mut at = 0;
         while at < end {
             let part = &mut buffer[..(end - at).min(BUFFER_BYTES as u64) as usize];
             file.read_exact_at(at, part)?;
-            hasher.update(&*part);
+            hasher.update(part);
             at += part.len() as u64;
         }
         let mut sum = [0; SHA256_BYTES as usize];
         file.read_exact_at(end, &mut sum)?;
-        if sum != *hasher.finalize() {
+        if sum != *hasher.digest().as_bytes() {
             return Err(damaged("its SHA-256 does not agree"));
         }
         let mut start = [0; 12];

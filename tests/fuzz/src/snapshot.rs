@@ -10,7 +10,7 @@ use axis_hub::{
     disk::{Disk, MemoryDisk},
     state::{Key, Value, fuzzing},
 };
-use sha2::{Digest as _, Sha256};
+use axis_proto::id::Digest;
 
 use super::world::{ORIGIN, WORLD};
 
@@ -55,8 +55,8 @@ pub fn run(input: &[u8]) {
     }
     if how & 1 == 1 && bytes.len() > SHA256_BYTES {
         let end = bytes.len() - SHA256_BYTES;
-        let sum = Sha256::digest(&bytes[..end]);
-        bytes[end..].copy_from_slice(&sum);
+        let sum = Digest::of(&bytes[..end]);
+        bytes[end..].copy_from_slice(sum.as_bytes());
     }
     let disk = MemoryDisk::default();
     disk.create_dir(Path::new(DIR)).expect("made");

@@ -6,6 +6,7 @@ use std::{
     sync::{Mutex, atomic::AtomicBool},
 };
 
+use axis_proto::id::Digest;
 use bytes::Bytes;
 use tempfile::TempDir;
 
@@ -660,7 +661,7 @@ fn a_rebuild_starts_from_the_newest_good_snapshot() {
     }
     assert_eq!(house.snapshots().len(), 2, "two are kept");
     let file = house.snapshots().pop().unwrap();
-    let sum: [u8; 32] = <sha2::Sha256 as sha2::Digest>::digest(fs::read(&file).unwrap()).into();
+    let sum: [u8; 32] = *Digest::of(&fs::read(&file).unwrap()).as_bytes();
     assert_eq!(sum, newest[2].sha256);
     assert_eq!(newest[2].applied, house.records.size());
 
