@@ -25,7 +25,7 @@ use std::{
 
 use axis_hub::{
     disk::RealDisk,
-    journal::{Batch, JournalReader},
+    journal::{Batch, Entry, JournalReader},
     state::{self, Changes, Draft, Options, Read, SledState, State},
 };
 
@@ -119,7 +119,9 @@ fn main() -> io::Result<()> {
             start.elapsed()
         );
     } else {
-        let open = || -> io::Result<SledState> { state::open(options.clone(), &length, &|_, _| Ok(())) };
+        let open = || -> io::Result<SledState> {
+            state::open(options.clone(), &length, &|_: &mut Draft<'_>, _: &Entry| Ok(()))
+        };
         let state = open()?;
         run(&state, deliveries, records, &|| {
             while state.lag().keys > 0 {

@@ -496,7 +496,7 @@ fn open_state(
     journal: &dyn JournalReader,
 ) -> io::Result<SledState> {
     let options = state::Options::new(data, disk, origin, machine::LAYOUT_VERSION);
-    state::open(options, journal, &commit::replay)
+    state::open(options, journal, &commit::Replay)
 }
 
 /// Puts each snapshot's digest into the journal.

@@ -158,6 +158,14 @@ pub const CONSIGN_MAX: usize = 512;
 /// Most agencies that are looked at in one hold of the state while a broadcast
 /// is looked up: 10 ms or so that the writer waits.
 pub const EXPAND_PART_MAX: usize = 2_000;
+/// Records that the journal has more than the state up to which one thread
+/// replays them: those of a tenth of a second, as behind a kill.
+pub const REPLAY_ALONE_RECORDS: u64 = 8_192;
+/// Most batches that were read and wait to be applied in a longer replay:
+/// enough small ones that neither thread waits for the other each time.
+pub const REPLAY_AHEAD_BATCHES: usize = 64;
+/// Most bytes of them, records counted twice: two of the largest batches.
+pub const REPLAY_AHEAD_BYTES: usize = 2 * BATCH_BYTES_MAX;
 /// Bytes of recent batches that are kept in memory for receipts and
 /// deliveries.
 pub const RECENT_BYTES_MAX: usize = 32 * 1024 * 1024;

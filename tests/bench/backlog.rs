@@ -163,7 +163,7 @@ fn replay(data: &Path) -> anyhow::Result<Duration> {
     let journal = segments::open_read_only(disk.clone(), &data.join("journal"))?;
     let snapshots = MemorySnapshots::new(disk, none.path(), "", LAYOUT_VERSION);
     let began = Instant::now();
-    let state = snapshots.open(&*journal, &commit::replay)?;
+    let state = snapshots.open(&*journal, &commit::Replay)?;
     let took = began.elapsed();
     ensure!(state.applied() == journal.size(), "all of it was applied");
     Ok(took)

@@ -214,14 +214,14 @@ fn open_state(
         Keep::Memory => {
             let dir = data.join("snapshots");
             let snapshots = MemorySnapshots::new(disk.clone(), &dir, ORIGIN, machine::LAYOUT_VERSION);
-            let state = Arc::new(snapshots.open(journal, &commit::replay)?);
+            let state = Arc::new(snapshots.open(journal, &commit::Replay)?);
             Ok((state.clone(), Kept::Memory(state, snapshots)))
         }
         Keep::Sled(dir) => {
             let mut options = state::Options::new(data, disk.clone(), ORIGIN, machine::LAYOUT_VERSION);
             options.dir.clone_from(dir);
             options.snapshot_records = 60;
-            let state = Arc::new(state::open(options, journal, &commit::replay)?);
+            let state = Arc::new(state::open(options, journal, &commit::Replay)?);
             Ok((state.clone(), Kept::Sled(state)))
         }
     }

@@ -9,8 +9,8 @@ use axis_proto::hub::v1::Reason;
 use tokio::sync::{oneshot, watch};
 
 pub use writer::{
-    CommitError, Parts, Random, Stepper, WriterHandle, append, continue_log, create_log, create_log_with,
-    replay, start, stepped,
+    CommitError, Parts, Random, Replay, Stepper, WriterHandle, append, continue_log, create_log,
+    create_log_with, replay, start, stepped,
 };
 
 use crate::{

@@ -29,7 +29,7 @@ use crate::{
     limits::{self, Millis},
     machine::{self, Command, Context, Outcome, Tally},
     observe::{CommitSample, Metrics, Readiness, WriterGuard},
-    state::{Changes, Draft, State, memory::MemoryState, read_once},
+    state::{self, Changes, Draft, State, memory::MemoryState, read_once},
 };
 
 /// How long the writer waits for a command before it looks at the timers.
@@ -494,23 +494,42 @@ pub fn append(
     tree.persist().map_err(|source| CommitError::Tree { size, source })
 }
 
-/// Brings a state from before a journal entry to after it; what opening a
-/// state replays with.
+/// What opening a state replays with.
+#[derive(Debug, Clone, Copy)]
+pub struct Replay;
+
+impl state::Replay for Replay {
+    type Record = Record;
+
+    /// Fails if the record cannot be read, or says what this release does not
+    /// know: a state without it would be another one.
+    fn read(&self, entry: &Entry) -> std::io::Result<Record> {
+        let record = Record::decode(entry.record.clone()).map_err(|error| invalid(error.into()))?;
+        // ours are encoded one way; what we do not know is left out when read
+        if record.event.is_none() || record.encoded_len() != entry.record.len() {
+            let words = "it says what this release does not know; use the release that wrote it";
+            return Err(invalid(words.into()));
+        }
+        Ok(record)
+    }
+
+    fn apply(&self, draft: &mut Draft<'_>, entry: &Entry, record: Record) -> std::io::Result<()> {
+        machine::apply(draft, &record, entry).map_err(|error| invalid(error.into()))
+    }
+}
+
+/// Brings a state from before a journal entry to after it, as [`Replay`] does.
 ///
 /// # Errors
-/// If the record cannot be read, or says what this release does not know: a
-/// state without it would be another one.
+/// If the record cannot be read, or says what this release does not know.
 pub fn replay(draft: &mut Draft<'_>, entry: &Entry) -> std::io::Result<()> {
-    let invalid = |error: Box<dyn std::error::Error + Send + Sync>| {
-        std::io::Error::new(std::io::ErrorKind::InvalidData, error)
-    };
-    let record = Record::decode(entry.record.clone()).map_err(|error| invalid(error.into()))?;
-    // ours are encoded one way; what we do not know is left out when read
-    if record.event.is_none() || record.encoded_len() != entry.record.len() {
-        let words = "it says what this release does not know; use the release that wrote it";
-        return Err(invalid(words.into()));
-    }
-    machine::apply(draft, &record, entry).map_err(|error| invalid(error.into()))
+    use state::Replay as _;
+    let record = Replay.read(entry)?;
+    Replay.apply(draft, entry, record)
+}
+
+fn invalid(error: Box<dyn std::error::Error + Send + Sync>) -> std::io::Error {
+    std::io::Error::new(std::io::ErrorKind::InvalidData, error)
 }
 
 fn fill_random(buffer: &mut [u8]) {

@@ -179,7 +179,7 @@ fn state_differs(
     options.snapshots = copy.0.join("snapshots");
     options.snapshot_records = u64::MAX;
     state::distrust(&options.dir);
-    let opened = match state::open(options, &*journal, &crate::commit::replay) {
+    let opened = match state::open(options, &*journal, &crate::commit::Replay) {
         Err(error) if is_lost(&error) => return Ok(Some(error.to_string())),
         opened => opened?,
     };

@@ -332,12 +332,15 @@ pub(super) struct Window {
     start: u64,
     /// Offset where what is durable ends.
     end: u64,
+    /// Bytes of the last batch: the next is likely to have about as many, and
+    /// one that is not all there is checked once more.
+    last: usize,
 }
 
 impl Window {
     /// Before the first batch of a file that counts up to `end`.
     pub fn new(file: Arc<dyn DiskFile>, end: u64) -> Self {
-        Self { file, buffer: Vec::new(), start: 0, end }
+        Self { file, buffer: Vec::new(), start: 0, end, last: 0 }
     }
 
     /// Reads the batch at a point and moves the point behind it.
@@ -348,12 +351,13 @@ impl Window {
 
     /// As [`Self::batch`], with the bytes as they stand in the file.
     pub fn raw(&mut self, point: &mut Point, mark: &Mark) -> io::Result<(format::Layout, Bytes)> {
-        let mut wanted = format::FRAME_HEADER_BYTES;
+        let mut wanted = format::FRAME_HEADER_BYTES.max(self.last);
         loop {
             self.fill(point.offset, wanted)?;
             let bytes = &self.buffer[(point.offset - self.start) as usize..];
             match format::batch(bytes, mark, point.batch, point.sequence) {
                 Ok(layout) => {
+                    self.last = layout.len;
                     point.offset += layout.len as u64;
                     point.batch += 1;
                     point.sequence = layout.commit.size;

@@ -13,8 +13,8 @@ use axis_proto::{
 use prost::Message;
 
 use super::tables::{
-    DeliveryRow, EnvelopeRow, KeyRow, MailboxRow, Meta, Timer, TokenRow, UploadRow, delivery_bytes, ended,
-    key, lane_of, row,
+    DeliveryRow, EnvelopeRow, KeyRow, MailboxRow, Meta, Recorded, Timer, TokenRow, UploadRow, delivery_bytes,
+    ended, key, lane_of, row,
 };
 use super::{moves, retention};
 use crate::{
@@ -29,8 +29,7 @@ use crate::{
 /// If the entry does not hold what its record says: a journal that passed its
 /// checksums never does that.
 pub fn apply(draft: &mut Draft<'_>, record: &Record, entry: &Entry) -> Result<(), prost::DecodeError> {
-    let mut meta: Meta = row(draft, &key::meta()).unwrap_or_default();
-    meta.last_recorded_unix_ms = record.recorded_unix_ms;
+    edit_meta(draft, record);
     for place in &record.feeds {
         let recorded = [record.recorded_unix_ms.to_be_bytes(), record.sequence.to_be_bytes()];
         draft.put(key::feed(&place.system, place.feed_sequence), recorded.concat());
@@ -38,10 +37,6 @@ pub fn apply(draft: &mut Draft<'_>, record: &Record, entry: &Entry) -> Result<()
     }
     let at = At { sequence: record.sequence, now: record.recorded_unix_ms };
     match &record.event {
-        Some(Event::LogOpened(event)) => {
-            meta.hub_id.clone_from(&event.hub_id);
-            meta.origin.clone_from(&event.origin);
-        }
         Some(Event::Accepted(event)) => accepted(draft, at, record, event),
         Some(Event::Consigned(event)) => consigned(draft, at, event, &leaf_list(record, entry)?)?,
         Some(Event::Leased(event)) => leased(draft, at, event),
@@ -66,10 +61,7 @@ pub fn apply(draft: &mut Draft<'_>, record: &Record, entry: &Entry) -> Result<()
             edit_delivery(draft, event.delivery.as_ref(), |delivery| delivery.late_sequence = at.sequence);
             grant_documents(draft, at, event.delivery.as_ref());
         }
-        Some(Event::Erased(event)) => {
-            meta.erased_size = at.sequence + 1;
-            retention::erased(draft, at, event);
-        }
+        Some(Event::Erased(event)) => retention::erased(draft, at, event),
         Some(Event::Forgotten(event)) => retention::forgotten(draft, event),
         Some(Event::DocumentsCollected(event)) => retention::documents_collected(draft, event),
         Some(Event::PurgeRequested(event)) => retention::purge_requested(draft, at, event),
@@ -82,20 +74,40 @@ pub fn apply(draft: &mut Draft<'_>, record: &Record, entry: &Entry) -> Result<()
             &event.sha256,
             UploadRow { size: event.size, pinned_until_unix_ms: event.pinned_until_unix_ms },
         ),
-        Some(Event::DirectoryChanged(event)) => {
-            meta.directory_version = event.directory_version;
-            directory_changed(draft, at, event);
-        }
+        Some(Event::DirectoryChanged(event)) => directory_changed(draft, at, event),
         Some(Event::EnrolmentTokenIssued(event)) => {
             let token = TokenRow { system: event.system.clone(), expires_unix_ms: event.expires_unix_ms };
             if let Ok(digest) = axis_proto::id::Digest::from_slice(&event.token_sha256) {
                 draft.put(key::token(&digest), token.encode_to_vec());
             }
         }
-        Some(Event::SnapshotTaken(_) | Event::ClockConfirmed(_)) | None => {}
+        Some(Event::LogOpened(_) | Event::SnapshotTaken(_) | Event::ClockConfirmed(_)) | None => {}
     }
-    draft.put(key::meta(), meta.encode_to_vec());
     Ok(())
+}
+
+/// What a record says of the whole: most say their time only, which is that of
+/// the record before them if they are of one batch.
+fn edit_meta(draft: &mut Draft<'_>, record: &Record) {
+    let key = key::meta();
+    let says_more =
+        matches!(record.event, Some(Event::LogOpened(_) | Event::Erased(_) | Event::DirectoryChanged(_)));
+    let recorded = row::<Recorded>(draft, &key).map(|recorded| recorded.last_unix_ms);
+    if !says_more && recorded == Some(record.recorded_unix_ms) {
+        return;
+    }
+    let mut meta: Meta = row(draft, &key).unwrap_or_default();
+    meta.last_recorded_unix_ms = record.recorded_unix_ms;
+    match &record.event {
+        Some(Event::LogOpened(event)) => {
+            meta.hub_id.clone_from(&event.hub_id);
+            meta.origin.clone_from(&event.origin);
+        }
+        Some(Event::Erased(_)) => meta.erased_size = record.sequence + 1,
+        Some(Event::DirectoryChanged(event)) => meta.directory_version = event.directory_version,
+        _ => {}
+    }
+    draft.put(key, meta.encode_to_vec());
 }
 
 /// Where a record is: its place and its time.

@@ -37,6 +37,14 @@ pub struct Meta {
     pub erased_size: u64,
 }
 
+/// A part of [`Meta`], read without the rest.
+#[derive(Clone, PartialEq, Message)]
+pub struct Recorded {
+    /// Time of the last record.
+    #[prost(uint64, tag = "4")]
+    pub last_unix_ms: u64,
+}
+
 /// An accepted envelope.
 #[derive(Clone, PartialEq, Message)]
 pub struct EnvelopeRow {

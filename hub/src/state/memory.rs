@@ -11,9 +11,10 @@ use std::{
 };
 
 use super::{
-    Apply, Changes, Key, Read, State, Taken, Value, Visit, catch_up, draft,
+    Changes, Key, Read, Replay, State, Taken, Value, Visit, draft,
     fingerprint::{Fingerprint, Marker, Owner},
     read_once,
+    replay::catch_up,
     snapshot::Snapshots,
 };
 use crate::{disk::Disk, journal::JournalReader};
@@ -48,7 +49,7 @@ impl MemorySnapshots {
 
     /// Opens the state that follows from the newest good snapshot and the
     /// journal behind it, by the same rules as a state on disk.
-    pub fn open(&self, journal: &dyn JournalReader, apply: &Apply<'_>) -> io::Result<MemoryState> {
+    pub fn open(&self, journal: &dyn JournalReader, replay: &impl Replay) -> io::Result<MemoryState> {
         let records = journal.size();
         self.0.disk.create_dir(&self.0.dir)?;
         if let Some(lost) = self.0.ahead(records)? {
@@ -65,7 +66,7 @@ impl MemorySnapshots {
             })?;
             state.publish(changes, snapshot.marker.applied);
         }
-        catch_up(&state, journal, apply)?;
+        catch_up(&state, journal, replay)?;
         Ok(state)
     }
 

@@ -6,20 +6,20 @@ mod draft;
 mod fingerprint;
 pub mod memory;
 mod pairs;
+mod pipe;
+mod replay;
 pub mod sled;
 mod snapshot;
 
-use std::{collections::BTreeMap, io, ops::ControlFlow};
+use std::{collections::BTreeMap, ops::ControlFlow};
 
 use axis_proto::id::Hasher;
-use tracing::info;
 
 pub use draft::Draft;
 pub use fingerprint::FORMAT_VERSION;
+pub use replay::Replay;
 pub use sled::{Found, Options, SledState, ahead, distrust, open};
 pub use snapshot::Taken;
-
-use crate::journal::{Entry, JournalReader};
 
 /// A key, not empty. Keys sort as bytes.
 pub type Key = Vec<u8>;
@@ -88,41 +88,6 @@ pub fn read_once<T>(state: &dyn State, read: impl FnOnce(&dyn Read) -> T) -> T {
         }
     });
     found.expect("State::read calls its argument")
-}
-
-/// Brings a draft from before a record to after it; an error if it does not
-/// know what the record means.
-pub type Apply<'a> = dyn Fn(&mut Draft<'_>, &Entry) -> io::Result<()> + 'a;
-
-/// Applies the records that the state does not contain yet.
-fn catch_up(state: &dyn State, journal: &dyn JournalReader, apply: &Apply<'_>) -> io::Result<()> {
-    let from = state.applied();
-    if from == journal.size() {
-        return Ok(());
-    }
-    info!(from, to = journal.size(), "catching up with the journal");
-    journal.replay(from, &mut |batch| {
-        let applied = state.applied();
-        let (mut changes, mut failed) = (Changes::new(), None);
-        state.read(&mut |base| {
-            let mut draft = Draft::new(base);
-            for entry in batch.entries.iter().filter(|entry| entry.sequence >= applied) {
-                if let Err(error) = apply(&mut draft, entry) {
-                    failed =
-                        Some(io::Error::new(error.kind(), format!("record {}: {error}", entry.sequence)));
-                    return;
-                }
-            }
-            changes = draft.into_changes();
-        });
-        if let Some(error) = failed {
-            // nothing of this batch is published, so that the next start
-            // meets the same record again
-            return Err(error);
-        }
-        state.publish(changes, batch.commit.size);
-        Ok(ControlFlow::Continue(()))
-    })
 }
 
 /// The first key after all keys with this prefix; empty, which [`Read::scan`]

@@ -35,8 +35,9 @@ use crate::{
     disk::{Disk as _, RealDisk, closed},
     journal::JournalReader,
     state::{
-        Apply, Changes, JournalLost, catch_up,
+        Changes, JournalLost, Replay,
         fingerprint::{Fingerprint, Marker},
+        replay::catch_up,
     },
 };
 
@@ -78,12 +79,12 @@ enum Unusable {
     Damaged(String),
 }
 
-/// Opens the state and brings it to the journal's end with `apply`. Whatever
+/// Opens the state and brings it to the journal's end with `replay`. Whatever
 /// is wrong with the directory, the result is what the journal says; an error
 /// means that the journal cannot be read or applied, or nothing be written;
 /// or, with a [`JournalLost`] inside, that what is there proves that the
 /// journal has lost records.
-pub fn open(options: Options, journal: &dyn JournalReader, apply: &Apply<'_>) -> io::Result<SledState> {
+pub fn open(options: Options, journal: &dyn JournalReader, replay: &impl Replay) -> io::Result<SledState> {
     let records = journal.size();
     fs::create_dir_all(&options.dir)?;
     options.disk.create_dir(&options.snapshots)?;
@@ -109,7 +110,7 @@ pub fn open(options: Options, journal: &dyn JournalReader, apply: &Apply<'_>) ->
     }
     info!(?found, applied = marker.applied, keys = marker.fingerprint.keys, "the state is open");
     let state = SledState::start(store, marker, found, snapshot_applied, options)?;
-    catch_up(&state, journal, apply)?;
+    catch_up(&state, journal, replay)?;
     state.shared.filled();
     Ok(state)
 }

@@ -1,9 +1,11 @@
 //! The store on disk against the one in memory, whatever happens to the disk.
 
 use std::{
-    cell::Cell,
     ops::ControlFlow,
-    sync::{Mutex, atomic::AtomicBool},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64},
+    },
 };
 
 use axis_proto::id::Digest;
@@ -167,14 +169,14 @@ impl House {
 
     /// Opens; returns how many records were applied too.
     fn open(&self) -> (SledState, u64) {
-        let applied = Cell::new(0);
-        let state = open(self.options.clone(), &self.records, &|draft, entry| {
-            applied.set(applied.get() + 1);
+        let applied = AtomicU64::new(0);
+        let state = open(self.options.clone(), &self.records, &|draft: &mut Draft<'_>, entry: &Entry| {
+            applied.fetch_add(1, Ordering::Relaxed);
             apply(draft, entry);
             Ok(())
         })
         .unwrap();
-        (state, applied.get())
+        (state, applied.into_inner())
     }
 
     /// Opens, finds what the journal says, closes, and finds it once more
@@ -410,7 +412,9 @@ fn a_store_newer_than_the_journal_stops_every_start_until_it_is_removed() {
     assert!(!house.snapshots().is_empty());
     house.records.cut(batches);
     let refused = |house: &House| {
-        let opened = open(house.options.clone(), &house.records, &|_, _| unreachable!("nothing is applied"));
+        let opened = open(house.options.clone(), &house.records, &|_: &mut Draft<'_>, _: &Entry| {
+            unreachable!("nothing is applied")
+        });
         let error = opened.unwrap_err();
         let lost = error.get_ref().and_then(|error| error.downcast_ref::<JournalLost>()).unwrap();
         assert_eq!(lost.records, house.records.size());
@@ -458,7 +462,7 @@ fn what_only_seems_newer_than_the_journal_is_removed() {
     options.origin = "axis.test/another".to_owned();
     fs::copy(&taken, house.options.snapshots.join(taken.file_name().unwrap())).unwrap();
     copy(&other.sled(), &house.sled());
-    let state = open(options, &house.records, &|draft, entry| {
+    let state = open(options, &house.records, &|draft: &mut Draft<'_>, entry: &Entry| {
         apply(draft, entry);
         Ok(())
     });
@@ -513,7 +517,7 @@ fn a_record_that_cannot_be_applied_stops_every_start_until_it_can() {
     house.grow(100);
     let bad = house.records.size() - 1;
     for _ in 0..2 {
-        let opened = open(house.options.clone(), &house.records, &|draft, entry| {
+        let opened = open(house.options.clone(), &house.records, &|draft: &mut Draft<'_>, entry: &Entry| {
             if entry.sequence == bad {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "of a later release"));
             }
@@ -875,7 +879,9 @@ fn what_a_snapshot_does_not_find_as_it_should_be_is_not_sealed() {
     let disk = MemoryDisk::default();
     disk.set_free_bytes(limits::DISK_LOW_SNAPSHOT_BYTES / 2);
     let options = Options { disk: Arc::new(disk), ..house.options.clone() };
-    let state = open(options, &house.records, &|_, _| unreachable!("nothing is left")).unwrap();
+    let state =
+        open(options, &house.records, &|_: &mut Draft<'_>, _: &Entry| unreachable!("nothing is left"))
+            .unwrap();
     assert_eq!(state.found(), Found::Whole);
     drop(state);
     assert_eq!(house.open().0.found(), Found::Whole, "no snapshot could be taken");
@@ -956,7 +962,7 @@ fn one_that_is_far_behind_is_filled_and_begun_anew_after_a_crash_in_it() {
     let had = house.records.size();
     house.grow(2_000);
     let bad = house.records.size() - 1;
-    let opened = open(house.options.clone(), &house.records, &|draft, entry| {
+    let opened = open(house.options.clone(), &house.records, &|draft: &mut Draft<'_>, entry: &Entry| {
         if entry.sequence == bad {
             return Err(io::Error::other("the power is cut"));
         }
