@@ -100,7 +100,7 @@ impl Client {
         let mut request = RenewRequest { certificate_request, ..Default::default() };
         if let Some(next) = &next {
             let proof = renew_proof_message(&identity.profile.system_id, &request.certificate_request);
-            request.signing_public_key = Bytes::copy_from_slice(&next.public().0);
+            request.signing_public_key = Bytes::copy_from_slice(next.public().as_bytes());
             request.signing_key_proof = Bytes::copy_from_slice(&next.sign(&proof));
         }
         let answer = match self.renewed(&request).await {
@@ -174,7 +174,7 @@ async fn enrol(
     let message = EnrolRequest {
         token_secret: Bytes::copy_from_slice(&token.secret),
         certificate_request,
-        signing_public_key: Bytes::copy_from_slice(&signing_key.public().0),
+        signing_public_key: Bytes::copy_from_slice(signing_key.public().as_bytes()),
         signing_key_proof: Bytes::copy_from_slice(&signing_key.sign(&proof)),
     };
     let channel = tls::channel(&token.address, tls::of_pin(token.authority_key_sha256)?, options)?;
@@ -274,7 +274,7 @@ fn registers(
     let holds_key = entries(verified).any(|value| {
         matches!(value, Value::SigningKey(it) if it.system == system.as_str()
             && it.key_id.as_ref() == key_id.as_ref()
-            && it.public_key.as_ref() == signing_key.0.as_slice()
+            && it.public_key.as_ref() == signing_key.as_bytes().as_slice()
             && it.revoked_unix_ms == 0)
     });
     if !holds_key {
@@ -348,7 +348,7 @@ mod tests {
             };
             let mut registered = RegisteredKey {
                 key_id: Bytes::copy_from_slice(key.key_id().as_ref()),
-                public_key: Bytes::copy_from_slice(&key.0),
+                public_key: Bytes::copy_from_slice(key.as_bytes()),
                 system: system.to_string(),
                 ..Default::default()
             };

@@ -141,7 +141,7 @@ fn signed_answer(log: &CheckpointSigner, key: &SigningKey) -> Evidence {
     let key_id = key.public().key_id().as_ref().to_vec();
     let held = HeldKey {
         key_id: key_id.clone().into(),
-        public_key: key.public().0.to_vec().into(),
+        public_key: key.public().as_bytes().to_vec().into(),
         system: "moh".into(),
         ..HeldKey::default()
     };

@@ -16,20 +16,9 @@ use crate::{
     error::{Error, Refusal, Result},
     limits::{self, Millis},
     machine::{Content, Kept, Signed, Submit, query},
-    state::{Read, State, read_once},
-    verify::{Verified, field_of},
+    state::{Read, read_once},
+    verify::{Ground, Verified, field_of},
 };
-
-/// What admission goes by.
-#[derive(Clone, Copy)]
-pub struct Ground<'a> {
-    /// The hub's own name.
-    pub hub_id: &'a str,
-    /// The directory.
-    pub state: &'a dyn State,
-    /// The hub's clock.
-    pub now_ms: Millis,
-}
 
 /// Admits an envelope with the documents that ride along.
 pub fn admit(
@@ -241,9 +230,10 @@ mod tests {
     use crate::{
         limits::{DAY_MS, MINUTE_MS},
         machine::tables::{EnvelopeRow, key},
-        state::{Changes, memory::MemoryState},
+        state::{Changes, State as _, memory::MemoryState},
         verify::{
-            tests::{NOW, directory, place_of, sealed, system},
+            Points,
+            tests::{NOW, directory, ground, place_of, sealed, system},
             verify,
         },
     };
@@ -284,9 +274,11 @@ mod tests {
     ) -> Result<Submit> {
         let caller = system("vpcp");
         let sealed = sealed(PayloadType::Envelope, envelope.encode_to_vec(), seeds);
-        let verified = verify(state, &calling(&caller), &sealed, PayloadType::Envelope, NOW)?;
+        let points = Points::default();
+        let ground = ground(state, &points);
+        let verified = verify(ground, &calling(&caller), &sealed, PayloadType::Envelope)?;
         let documents = documents.iter().copied().map(Bytes::from_static).collect();
-        admit(Ground { hub_id: "truc", state, now_ms: NOW }, &caller, verified, documents)
+        admit(ground, &caller, verified, documents)
     }
 
     #[track_caller]
@@ -342,9 +334,10 @@ mod tests {
         let state = directory();
         let caller = system("vpcp");
         let sealed = sealed(PayloadType::Envelope, &b"\xff\xff\xff"[..], &[1]);
-        let verified = verify(&state, &calling(&caller), &sealed, PayloadType::Envelope, NOW)
-            .expect("signed all the same");
-        let ground = Ground { hub_id: "truc", state: &state, now_ms: NOW };
+        let points = Points::default();
+        let ground = ground(&state, &points);
+        let verified =
+            verify(ground, &calling(&caller), &sealed, PayloadType::Envelope).expect("signed all the same");
         let error = admit(ground, &caller, verified, Vec::new()).expect_err("malformed");
         assert_eq!(place_of(error).0, Reason::Malformed);
         refused(|e| e.recipients.clear(), (Reason::RecipientsEmpty, "envelope.recipients"));
@@ -401,7 +394,8 @@ mod tests {
     fn answers_pass_by_hub_and_scope() {
         let state = directory();
         let caller = system("vpcp");
-        let ground = Ground { hub_id: "truc", state: &state, now_ms: NOW };
+        let points = Points::default();
+        let ground = ground(&state, &points);
         let mut acknowledgement = Acknowledgement {
             hub_id: "truc".into(),
             delivery_id: "12-0".into(),
@@ -413,7 +407,7 @@ mod tests {
         };
         let check = |acknowledgement: &Acknowledgement, seeds: &[u8]| {
             let sealed = sealed(PayloadType::Acknowledgement, acknowledgement.encode_to_vec(), seeds);
-            let verified = verify(&state, &calling(&caller), &sealed, PayloadType::Acknowledgement, NOW)?;
+            let verified = verify(ground, &calling(&caller), &sealed, PayloadType::Acknowledgement)?;
             admit_acknowledgement(ground, &caller, verified)
         };
         assert_eq!(check(&acknowledgement, &[1]).expect("admitted").0, acknowledgement);
@@ -432,8 +426,7 @@ mod tests {
             explanation: String::new(),
         };
         let sealed = sealed(PayloadType::Rejection, rejection.encode_to_vec(), &[1]);
-        let verified =
-            verify(&state, &calling(&caller), &sealed, PayloadType::Rejection, NOW).expect("signed");
+        let verified = verify(ground, &calling(&caller), &sealed, PayloadType::Rejection).expect("signed");
         let error = admit_rejection(ground, &caller, verified).expect_err("no explanation");
         assert_eq!(place_of(error), (Reason::FieldInvalid, "rejection.explanation".to_owned()));
     }

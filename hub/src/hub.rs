@@ -40,6 +40,7 @@ use crate::{
     retention::{self, Retention},
     state::{self, SledState, read_once},
     vault::Vault,
+    verify::Points,
     wire::{self, Addresses, Context, listener::Connections, quota::Quota, room::Room, work::Work},
 };
 
@@ -204,6 +205,7 @@ impl Hub {
             vault,
             deliver,
             room: Room::default(),
+            points: Points::default(),
             verifying: Work::of_cores().map_err(doing("start the threads that verify"))?,
             quota: Quota::new(config.quota, clock.clone()),
             clock,

@@ -321,6 +321,9 @@ pub const REQUESTS_BYTES_PER_SYSTEM_MAX: usize = REQUESTS_BYTES_MAX / 4;
 /// Bytes of requests under way of all systems together up to which a submission
 /// is verified where it came in: one of a few kilobytes with nothing else.
 pub const WORK_AT_ONCE_BYTES: usize = 8 * 1024;
+/// Keys whose points are remembered: one of each system, and then some, 300
+/// bytes each.
+pub const POINTS_MAX: usize = 4_096;
 /// How long one message may take to come, once its length is known and room
 /// is held for it: the longest on a link of 16 KiB/s.
 pub const MESSAGE_TIMEOUT: Duration = Duration::from_secs(128);

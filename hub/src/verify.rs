@@ -15,14 +15,50 @@ use axis_proto::{
 };
 use bytes::Bytes;
 use prost::Message as _;
+use quick_cache::sync::Cache;
 
 use crate::{
     authenticate::Caller,
     error::{Error, Result},
-    limits::Millis,
+    limits::{self, Millis},
     machine::{Content, Signed, query},
     state::{Read, State, read_once},
 };
+
+/// What a sealed payload is verified and admitted by.
+#[derive(Clone, Copy)]
+pub struct Ground<'a> {
+    /// The hub's own name.
+    pub hub_id: &'a str,
+    /// The directory.
+    pub state: &'a dyn State,
+    /// Keys that were met lately.
+    pub points: &'a Points,
+    /// The hub's clock.
+    pub now_ms: Millis,
+}
+
+/// The points of public keys that signed lately, by their bytes: to find one
+/// takes a sixth of the time of a signature. Says nothing of who may sign.
+pub struct Points(Cache<[u8; 32], PublicKey>);
+
+impl Points {
+    fn of(&self, bytes: &[u8]) -> Option<PublicKey> {
+        let bytes = bytes.try_into().ok()?;
+        if let Some(key) = self.0.get(&bytes) {
+            return Some(key);
+        }
+        let key = PublicKey::new(bytes);
+        self.0.insert(bytes, key);
+        Some(key)
+    }
+}
+
+impl Default for Points {
+    fn default() -> Self {
+        Self(Cache::new(limits::POINTS_MAX))
+    }
+}
 
 /// A payload whose signatures all hold. Made by [`verify`] alone.
 #[derive(Debug, Clone)]
@@ -77,17 +113,16 @@ pub fn field_of(payload_type: PayloadType) -> &'static str {
 /// Verifies what a system sealed. The state is read for the keys alone: the
 /// curve is worked on while the writer goes on.
 pub fn verify(
-    state: &dyn State,
+    ground: Ground<'_>,
     caller: &Caller,
     sealed: &SealedEnvelope,
     expected: PayloadType,
-    now_ms: Millis,
 ) -> Result<Verified> {
-    let known = read_once(state, |read| keys_named(read, sealed));
+    let known = read_once(ground.state, |read| keys_named(read, sealed));
     let mut keys = Vec::new();
     let mut unusable = None;
     let opened =
-        seal::open(sealed, expected, &mut |key_id| match usable(known.get(key_id), &caller.system, now_ms) {
+        seal::open(sealed, expected, &mut |key_id| match usable(known.get(key_id), &caller.system, ground) {
             Ok((key, public)) => {
                 keys.push(key.clone());
                 Some(public)
@@ -123,7 +158,7 @@ fn keys_named(read: &dyn Read, sealed: &SealedEnvelope) -> BTreeMap<KeyId, Signi
 fn usable<'a>(
     key: Option<&'a SigningKey>,
     caller: &SystemId,
-    now_ms: Millis,
+    Ground { points, now_ms, .. }: Ground<'_>,
 ) -> std::result::Result<(&'a SigningKey, PublicKey), Reason> {
     // another system's key is told apart from an unknown one by nobody
     let key = key.filter(|key| key.system == caller.as_str()).ok_or(Reason::KeyUnknown)?;
@@ -134,8 +169,8 @@ fn usable<'a>(
     if ended || now_ms < key.valid_from_unix_ms {
         return Err(Reason::KeyExpired);
     }
-    let bytes = <[u8; 32]>::try_from(key.public_key.as_ref()).map_err(|_| Reason::KeyUnknown)?;
-    Ok((key, PublicKey(bytes)))
+    let public = points.of(&key.public_key).ok_or(Reason::KeyUnknown)?;
+    Ok((key, public))
 }
 
 fn refused(error: &SealError, unusable: Option<(Reason, KeyId)>, expected: PayloadType) -> Error {
@@ -214,7 +249,7 @@ pub(crate) mod tests {
             let public = secret(seed).public();
             let row = SigningKey {
                 key_id: Bytes::copy_from_slice(public.key_id().as_bytes()),
-                public_key: Bytes::copy_from_slice(&public.0),
+                public_key: Bytes::copy_from_slice(public.as_bytes()),
                 system: if seed == 9 { "byt" } else { "vpcp" }.into(),
                 agencies: if seed == 3 { vec!["G22.99".into()] } else { Vec::new() },
                 valid_from_unix_ms: if seed == 4 { NOW + 1 } else { NOW - DAY_MS },
@@ -234,10 +269,16 @@ pub(crate) mod tests {
         seal(expected, payload, &keys.iter().collect::<Vec<_>>())
     }
 
+    /// The hub `truc` at [`NOW`].
+    pub(crate) fn ground<'a>(state: &'a dyn State, points: &'a Points) -> Ground<'a> {
+        Ground { hub_id: "truc", state, points, now_ms: NOW }
+    }
+
     #[track_caller]
     fn check(seeds: &[u8], expected: std::result::Result<usize, (Reason, &str)>) {
         let sealed = sealed(PayloadType::Envelope, "payload", seeds);
-        let found = verify(&directory(), &caller(), &sealed, PayloadType::Envelope, NOW);
+        let (state, points) = (directory(), Points::default());
+        let found = verify(ground(&state, &points), &caller(), &sealed, PayloadType::Envelope);
         let found = found.map(|verified| {
             assert_eq!(&verified.signed().sealed[..], &sealed.encode_to_vec()[..]);
             assert_eq!(verified.payload(), "payload");
@@ -283,7 +324,8 @@ pub(crate) mod tests {
     #[test]
     fn one_kind_of_payload_never_passes_as_another() {
         let sealed = sealed(PayloadType::Rejection, "payload", &[1]);
-        let found = verify(&directory(), &caller(), &sealed, PayloadType::Acknowledgement, NOW);
+        let (state, points) = (directory(), Points::default());
+        let found = verify(ground(&state, &points), &caller(), &sealed, PayloadType::Acknowledgement);
         let expected = (Reason::FieldInvalid, "sealed_acknowledgement.payload_type".to_owned());
         assert_eq!(place_of(found.unwrap_err()), expected);
     }
@@ -292,7 +334,8 @@ pub(crate) mod tests {
     fn a_changed_payload_or_signature() {
         let mut changed = sealed(PayloadType::Envelope, "payload", &[1, 2]);
         changed.signatures[1].sig = changed.signatures[0].sig.clone();
-        let found = verify(&directory(), &caller(), &changed, PayloadType::Envelope, NOW);
+        let (state, points) = (directory(), Points::default());
+        let found = verify(ground(&state, &points), &caller(), &changed, PayloadType::Envelope);
         let expected = (Reason::SignatureInvalid, "sealed_envelope.signatures[1]".to_owned());
         assert_eq!(place_of(found.unwrap_err()), expected);
     }

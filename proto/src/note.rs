@@ -113,7 +113,7 @@ impl CheckpointVerifier {
         };
         let key = BASE64.decode(key).map_err(|_| NoteError::VerifierKey)?;
         let key = match key.split_first() {
-            Some((&ED25519, key)) => PublicKey(key.try_into().map_err(|_| NoteError::VerifierKey)?),
+            Some((&ED25519, key)) => PublicKey::from_slice(key).ok_or(NoteError::VerifierKey)?,
             _ => return Err(NoteError::VerifierKey),
         };
         if !is_name(name) || id != hex::encode(key_id(name, &key)) || !key.is_valid() {
@@ -135,7 +135,7 @@ impl CheckpointVerifier {
     /// The verifier key's text.
     pub fn verifier_key(&self) -> String {
         let id = hex::encode(key_id(&self.origin, &self.key));
-        let key = [&[ED25519], self.key.0.as_slice()].concat();
+        let key = [&[ED25519], self.key.as_bytes().as_slice()].concat();
         format!("{}+{id}+{}", self.origin, BASE64.encode(key))
     }
 
@@ -205,7 +205,7 @@ pub(crate) fn is_name(name: &str) -> bool {
 
 /// The four bytes that point to a key.
 fn key_id(name: &str, key: &PublicKey) -> [u8; 4] {
-    let digest = crate::sha256::of(&[name.as_bytes(), &[b'\n', ED25519], &key.0]);
+    let digest = crate::sha256::of(&[name.as_bytes(), &[b'\n', ED25519], key.as_bytes()]);
     [digest[0], digest[1], digest[2], digest[3]]
 }
 

@@ -171,7 +171,7 @@ pub fn verify(
     let mut keys = Vec::new();
     let opened = seal::open(&sealed, bound.payload_type, &mut |key_id| {
         let key = find(key_id)?;
-        let public = PublicKey(key.public_key.as_ref().try_into().ok()?);
+        let public = PublicKey::from_slice(&key.public_key)?;
         keys.push(key);
         Some(public)
     })?;
@@ -299,7 +299,7 @@ mod tests {
         let public = secret(seed).public();
         SigningKey {
             key_id: Bytes::copy_from_slice(public.key_id().as_ref()),
-            public_key: Bytes::copy_from_slice(&public.0),
+            public_key: Bytes::copy_from_slice(public.as_bytes()),
             system: "moh".into(),
             ..SigningKey::default()
         }

@@ -44,6 +44,10 @@ use clap::{Parser, Subcommand};
 
 use report::{Common, Output, Report};
 
+/// The hub's: what is replayed in this process costs what it costs there.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 #[derive(Parser)]
 #[command(name = "bench", about = "Figures of a real hub, and what it takes to get them")]
 struct Args {

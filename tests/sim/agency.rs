@@ -101,7 +101,7 @@ pub fn directory() -> Vec<Command> {
             },
             signing_key: SigningKey {
                 key_id: bytes_of(public.key_id().as_bytes()),
-                public_key: bytes_of(public.0),
+                public_key: bytes_of(*public.as_bytes()),
                 ..SigningKey::default()
             },
         });

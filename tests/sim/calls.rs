@@ -4,13 +4,13 @@
 use std::{rc::Rc, time::Duration};
 
 use axis_hub::{
-    admit::{Ground, admit, admit_acknowledgement, admit_rejection},
+    admit::{admit, admit_acknowledgement, admit_rejection},
     authenticate::{Caller, authenticate},
     deliver::{Appetite, Content, content_of, hand_over},
     error::{Error, Result},
     machine::{Command, Outcome},
     state::read_once,
-    verify::{Verified, verify},
+    verify::{Ground, Verified, verify},
 };
 use axis_proto::{
     envelope::v1::SealedEnvelope,
@@ -52,11 +52,16 @@ impl Call {
     }
 
     fn ground(&self) -> Ground<'_> {
-        Ground { hub_id: HUB_ID, state: &*self.hub.state, now_ms: self.hub.clock.now_ms() }
+        Ground {
+            hub_id: HUB_ID,
+            state: &*self.hub.state,
+            points: &self.hub.points,
+            now_ms: self.hub.clock.now_ms(),
+        }
     }
 
     fn verified(&self, sealed: &SealedEnvelope, expected: PayloadType) -> Result<Verified> {
-        verify(&*self.hub.state, &self.caller, sealed, expected, self.hub.clock.now_ms())
+        verify(self.ground(), &self.caller, sealed, expected)
     }
 
     /// Whether somebody is still there to answer.

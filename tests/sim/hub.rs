@@ -28,6 +28,7 @@ use axis_hub::{
         read_once,
     },
     vault::Vault,
+    verify::Points,
 };
 use axis_proto::{key::SigningKey, note::CheckpointSigner, record::v1::LogOpened};
 use tokio_util::sync::CancellationToken;
@@ -76,6 +77,7 @@ pub struct Hub {
     pub vault: Vault,
     pub deliver: Deliver,
     pub clock: Clock,
+    pub points: Points,
     stopping: CancellationToken,
     stepper: RefCell<Option<Stepper>>,
     /// How many records there were when its process ended.
@@ -161,6 +163,7 @@ impl Hub {
             vault,
             deliver,
             clock,
+            points: Points::default(),
             stopping,
             stepper: RefCell::new(Some(stepper)),
             ended: Cell::new(None),

@@ -143,7 +143,7 @@ fn member(identity: &Identity, place: usize, days: u32) -> anyhow::Result<(Membe
     let key = SigningKey::generate();
     let signing_key = RegisteredKey {
         key_id: Bytes::copy_from_slice(key.public().key_id().as_bytes()),
-        public_key: Bytes::copy_from_slice(&key.public().0),
+        public_key: Bytes::copy_from_slice(key.public().as_bytes()),
         system: system.to_string(),
         valid_from_unix_ms: now_ms.saturating_sub(limits::MINUTE_MS),
         ..RegisteredKey::default()

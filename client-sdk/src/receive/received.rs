@@ -521,7 +521,7 @@ pub(super) fn verify(inner: &Arc<Inner>, delivery_id: DeliveryId, delivery: Deli
 
 /// The key, if it is the one of this id: its id must be that of its bytes.
 fn holds<'a>(key: &'a SigningKey, key_id: &KeyId) -> Option<(&'a SigningKey, PublicKey)> {
-    let public_key = PublicKey(key.public_key.as_ref().try_into().ok()?);
+    let public_key = PublicKey::from_slice(&key.public_key)?;
     let found = public_key.key_id();
     (found == *key_id && key.key_id.as_ref() == found.as_ref()).then_some((key, public_key))
 }
@@ -569,7 +569,7 @@ mod tests {
         };
         let signing_key = SigningKey {
             key_id: Bytes::copy_from_slice(key.public().key_id().as_ref()),
-            public_key: Bytes::copy_from_slice(&key.public().0),
+            public_key: Bytes::copy_from_slice(key.public().as_bytes()),
             system: "vpcp".into(),
             ..Default::default()
         };

@@ -125,7 +125,7 @@ async fn enrol(hub: &Hub, token: &str) -> Result<Enrolled, Status> {
         .enrol(EnrolRequest {
             token_secret: Bytes::copy_from_slice(&token.secret),
             certificate_request: request.into(),
-            signing_public_key: Bytes::copy_from_slice(&signing.public().0),
+            signing_public_key: Bytes::copy_from_slice(signing.public().as_bytes()),
             signing_key_proof: Bytes::copy_from_slice(&proof),
         })
         .await?
@@ -445,7 +445,7 @@ async fn a_system_renews_its_own_identity() {
     let proof = next.sign(&renew_proof_message(&"vpcp".parse().unwrap(), &request));
     let renew = RenewRequest {
         certificate_request: request.into(),
-        signing_public_key: Bytes::copy_from_slice(&next.public().0),
+        signing_public_key: Bytes::copy_from_slice(next.public().as_bytes()),
         signing_key_proof: Bytes::copy_from_slice(&proof),
     };
     let renewed = identity.renew(renew.clone()).await.unwrap().into_inner();

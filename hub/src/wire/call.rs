@@ -14,13 +14,13 @@ use super::{
     work::at_once,
 };
 use crate::{
-    admit::Ground,
     authenticate::{Caller, authenticate},
     disk_room,
     error::{Error, Refusal, Result},
     limits,
     machine::{Outcome, query},
     state::Read,
+    verify::Ground,
 };
 
 /// One call under way. Cheap to clone.
@@ -137,7 +137,12 @@ impl Call {
 
     fn ground(&self) -> Ground<'_> {
         let context = &self.context;
-        Ground { hub_id: context.config.hub_id.as_str(), state: &*context.state, now_ms: context.now_ms() }
+        Ground {
+            hub_id: context.config.hub_id.as_str(),
+            state: &*context.state,
+            points: &context.points,
+            now_ms: context.now_ms(),
+        }
     }
 
     /// Runs what may wait for the disk.

@@ -198,7 +198,7 @@ fn signing_key(
     system: &SystemId,
     now_ms: Millis,
 ) -> Result<SigningKey> {
-    let public_key = <[u8; 32]>::try_from(public_key).map(PublicKey).ok().filter(PublicKey::is_valid);
+    let public_key = PublicKey::from_slice(public_key).filter(PublicKey::is_valid);
     let public_key = public_key.ok_or_else(|| {
         Error::invalid("signing_public_key", Reason::FieldInvalid, "not an Ed25519 key of 32 bytes")
     })?;
@@ -207,7 +207,7 @@ fn signing_key(
     }
     Ok(SigningKey {
         key_id: Bytes::copy_from_slice(public_key.key_id().as_bytes()),
-        public_key: Bytes::copy_from_slice(&public_key.0),
+        public_key: Bytes::copy_from_slice(public_key.as_bytes()),
         system: system.to_string(),
         agencies: Vec::new(),
         valid_from_unix_ms: now_ms,
@@ -286,7 +286,7 @@ mod tests {
         let key = key::SigningKey::generate();
         let proven = token::enrol_proof_message(&[7; 16], b"request");
         let proof = key.sign(&proven);
-        let public = key.public().0;
+        let public = *key.public().as_bytes();
         let registered = signing_key(&public, &proven, &proof, &system, 5).unwrap();
         assert_eq!(registered.key_id, key.public().key_id().as_bytes().as_slice());
         assert_eq!(registered.valid_from_unix_ms, 5);

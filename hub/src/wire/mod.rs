@@ -50,6 +50,7 @@ use crate::{
     retention::Retention,
     state::{Read, State},
     vault::Vault,
+    verify::Points,
 };
 
 pub use crate::state::read_once;
@@ -85,6 +86,8 @@ pub struct Context {
     pub room: room::Room,
     /// Where signatures and digests are verified.
     pub verifying: work::Work,
+    /// The keys that signatures were verified with lately.
+    pub points: Points,
     /// What each system may cause in a day.
     pub quota: quota::Quota,
     /// Connections of systems, to be cut at once when they lose their right.

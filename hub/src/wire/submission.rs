@@ -144,7 +144,7 @@ async fn prepare(call: &Call, message: SubmitRequest) -> Result<Submit> {
     let sealed = required(message.sealed_envelope, "sealed_envelope")?;
     let documents = message.documents;
     call.verifying_soon(move |call, ground| {
-        let verified = verify(ground.state, call.caller(), &sealed, PayloadType::Envelope, ground.now_ms)?;
+        let verified = verify(ground, call.caller(), &sealed, PayloadType::Envelope)?;
         let admitted = admit(ground, call.system(), verified, documents)?;
         Ok(Submit { kept: call.context.config.retention.kept(), ..admitted })
     })

@@ -125,8 +125,8 @@ fn ids(file: &File) -> String {
 fn key(file: &File) -> String {
     let key = SigningKey::from_seed(&file.array("seed"));
     let public = key.public();
-    file.same("public_key", &hex::encode(public.0));
-    file.same("spki", &hex::encode(spki(&public.0)));
+    file.same("public_key", &hex::encode(public.as_bytes()));
+    file.same("spki", &hex::encode(spki(public.as_bytes())));
     file.same("key_id", &public.key_id().to_string());
     assert_eq!(key.to_pem().as_str(), file.text("pem"), "{}", file.name);
     file.same("signature", &hex::encode(key.sign(&file.bytes("message"))));
@@ -158,7 +158,7 @@ fn sealed(file: &File) -> String {
     let keys: HashMap<KeyId, PublicKey> = file
         .list("known_keys")
         .iter()
-        .map(|key| PublicKey(bytes(key).try_into().expect("32 bytes")))
+        .map(|key| PublicKey::from_slice(&bytes(key)).expect("32 bytes"))
         .map(|key| (key.key_id(), key))
         .collect();
     let expected = PayloadType::parse(file.text("expected_type")).expect("a type");
@@ -365,7 +365,7 @@ fn key_proof(file: &File) -> String {
         other => panic!("{}: no type `{other}`", file.name),
     };
     file.same("message", &hex::encode(&message));
-    let good = PublicKey(file.array("public_key")).verify_strict(&message, &file.bytes("signature"));
+    let good = PublicKey::new(file.array("public_key")).verify_strict(&message, &file.bytes("signature"));
     outcome(good, "SIGNATURE_INVALID")
 }
 

@@ -183,12 +183,16 @@ def load(parties, port, lanes, work, begin, end, built, found):
     found.put((times, errors))
 
 
-def build_many(parties, count):
-    """Built by all processors, before the clock."""
+def build_for(parties, seconds):
+    """Built by all processors, before the clock: enough for so many seconds of
+    sending, since a receiver of this library takes longer for a message."""
     global building
     building = parties
     with multiprocessing.Pool(LOADS, initializer=signal.signal, initargs=(signal.SIGTERM, signal.SIG_DFL)) as pool:
-        return pool.map(build_one, range(count), chunksize=16)
+        begun = time.monotonic()
+        built = pool.map(build_one, range(256), chunksize=16)
+        rate = len(built) / (time.monotonic() - begun)
+        return built + pool.map(build_one, range(int(rate * seconds)), chunksize=16)
 
 
 def build_one(_):
@@ -212,8 +216,7 @@ def measure(parties, ports, work, seconds):
     loads, lanes = (1, 1) if work == "one" else (LOADS, 2)
     shares = [queue.SimpleQueue() for _ in range(loads)]
     if work != "round":
-        # what a receiver of this library can do on two processors, twice over
-        for number, message in enumerate(build_many(parties, int(400 * (warm_up + seconds)) // (3 - loads))):
+        for number, message in enumerate(build_for(parties, warm_up + seconds)):
             shares[number % loads].put(message)
     found = multiprocessing.Queue()
     begin = time.monotonic() + warm_up

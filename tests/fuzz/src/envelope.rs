@@ -1,7 +1,7 @@
 //! From a sealed message to what the machine records of it.
 
 use axis_hub::{
-    admit::{Ground, admit, admit_acknowledgement, admit_rejection},
+    admit::{admit, admit_acknowledgement, admit_rejection},
     error::Error,
     fsck::Checker,
     journal, limits,
@@ -32,7 +32,7 @@ pub fn run(input: &[u8]) {
         let Ok(sealed) = SealedEnvelope::decode(rest) else { return };
         sealed
     };
-    let verified = match verify(&WORLD.state, &caller(system), &sealed, kind, NOW) {
+    let verified = match verify(WORLD.ground(), &caller(system), &sealed, kind) {
         Ok(verified) => verified,
         Err(error) => return refused(&error),
     };
@@ -58,7 +58,7 @@ pub fn run(input: &[u8]) {
 }
 
 fn admitted(kind: PayloadType, verified: Verified) -> axis_hub::error::Result<Command> {
-    let ground = Ground { hub_id: "axis.test", state: &WORLD.state, now_ms: NOW };
+    let ground = WORLD.ground();
     let byt = caller("byt").system;
     Ok(match kind {
         PayloadType::Envelope => {

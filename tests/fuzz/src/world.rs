@@ -10,7 +10,7 @@ use axis_hub::{
     limits::{MINUTE_MS, Millis},
     machine::{self, Batch, Command, Context, Outcome, query},
     state::{State as _, memory::MemoryState, read_once},
-    verify::verify,
+    verify::{Ground, Points, verify},
 };
 use axis_proto::{
     envelope::v1::{
@@ -41,6 +41,7 @@ pub const DOCUMENT: &[u8] = b"Cong van";
 pub struct World {
     /// What followed from it.
     pub state: MemoryState,
+    points: Points,
     /// Its records.
     pub batches: Vec<journal::Batch>,
     /// A delivery that was given and may be answered.
@@ -103,6 +104,11 @@ pub fn random(chance: &mut u64) -> impl FnMut(&mut [u8]) + '_ {
 }
 
 impl World {
+    /// What is verified and admitted by.
+    pub fn ground(&self) -> Ground<'_> {
+        Ground { hub_id: "axis.test", state: &self.state, points: &self.points, now_ms: NOW }
+    }
+
     /// Verifies its checkpoints.
     pub fn verifier(&self) -> CheckpointVerifier {
         self.signer.verifier()
@@ -117,6 +123,7 @@ impl World {
         let signer = CheckpointSigner::new(ORIGIN, secret("log")).expect("a constant that is an origin");
         let mut world = Self {
             state: MemoryState::new(),
+            points: Points::default(),
             batches: Vec::new(),
             open: DeliveryId { envelope_sequence: 0, recipient_index: 0 },
             signer,
@@ -170,7 +177,7 @@ impl World {
         };
         let signing_key = SigningKey {
             key_id: Bytes::copy_from_slice(public.key_id().as_bytes()),
-            public_key: Bytes::copy_from_slice(&public.0),
+            public_key: Bytes::copy_from_slice(public.as_bytes()),
             ..SigningKey::default()
         };
         self.decide(NOW, &Command::Enrol { token_sha256, certificate, signing_key });
@@ -179,10 +186,10 @@ impl World {
     /// Sends an envelope and makes it visible.
     fn send(&mut self, number: u8) -> DeliveryId {
         let sealed = seal(PayloadType::Envelope, envelope(number).encode_to_vec(), &[&secret("vpcp")]);
-        let verified = verify(&self.state, &caller("vpcp"), &sealed, PayloadType::Envelope, NOW);
-        let ground = axis_hub::admit::Ground { hub_id: "axis.test", state: &self.state, now_ms: NOW };
+        let verified = verify(self.ground(), &caller("vpcp"), &sealed, PayloadType::Envelope);
         let documents = vec![Bytes::from_static(DOCUMENT)];
-        let submit = axis_hub::admit::admit(ground, &id("vpcp"), verified.expect("verifies"), documents);
+        let submit =
+            axis_hub::admit::admit(self.ground(), &id("vpcp"), verified.expect("verifies"), documents);
         let outcome = self.decide(NOW, &Command::Submit(Box::new(submit.expect("admitted"))));
         let envelope_sequence = outcome.sequence().expect("recorded");
         let entry = self.batches.iter().find_map(|batch| batch.entry(envelope_sequence)).expect("there");
@@ -200,7 +207,7 @@ impl World {
         let acknowledgement = acknowledgement(self, delivery);
         let payload = acknowledgement.encode_to_vec();
         let sealed = seal(PayloadType::Acknowledgement, payload, &[&secret("byt")]);
-        let verified = verify(&self.state, &caller("byt"), &sealed, PayloadType::Acknowledgement, NOW);
+        let verified = verify(self.ground(), &caller("byt"), &sealed, PayloadType::Acknowledgement);
         let signed = verified.expect("verifies").into_signed();
         Command::Acknowledge { system: id("byt"), acknowledgement, signed }
     }
@@ -208,7 +215,7 @@ impl World {
     fn rejection(&self, delivery: DeliveryId) -> Command {
         let rejection = rejection(self, delivery);
         let sealed = seal(PayloadType::Rejection, rejection.encode_to_vec(), &[&secret("byt")]);
-        let verified = verify(&self.state, &caller("byt"), &sealed, PayloadType::Rejection, NOW);
+        let verified = verify(self.ground(), &caller("byt"), &sealed, PayloadType::Rejection);
         let signed = verified.expect("verifies").into_signed();
         Command::Reject { system: id("byt"), rejection, signed }
     }

@@ -24,7 +24,7 @@ pub(super) async fn acknowledge(call: &Call, request: AcknowledgeRequest) -> Res
     let expected = PayloadType::Acknowledgement;
     let sealed = required(request.sealed_acknowledgement, field_of(expected))?;
     let admitted = call.verifying(move |call, ground| {
-        let verified = verify(ground.state, call.caller(), &sealed, expected, ground.now_ms)?;
+        let verified = verify(ground, call.caller(), &sealed, expected)?;
         admit_acknowledgement(ground, call.system(), verified)
     });
     let (acknowledgement, signed) = admitted.await?;
@@ -38,7 +38,7 @@ pub(super) async fn reject(call: &Call, request: RejectRequest) -> Result<Reject
     let expected = PayloadType::Rejection;
     let sealed = required(request.sealed_rejection, field_of(expected))?;
     let admitted = call.verifying(move |call, ground| {
-        let verified = verify(ground.state, call.caller(), &sealed, expected, ground.now_ms)?;
+        let verified = verify(ground, call.caller(), &sealed, expected)?;
         admit_rejection(ground, call.system(), verified)
     });
     let (rejection, signed) = admitted.await?;

@@ -172,8 +172,8 @@ fn keys(vectors: &mut Vectors) {
             "ok",
             json!({
                 "seed": hex::encode(seed),
-                "public_key": hex::encode(key.public().0),
-                "spki": hex::encode(spki(&key.public().0)),
+                "public_key": hex::encode(key.public().as_bytes()),
+                "spki": hex::encode(spki(key.public().as_bytes())),
                 "key_id": key.public().key_id().to_string(),
                 "pem": key.to_pem().to_string(),
                 "message": hex::encode(message),
@@ -256,7 +256,7 @@ fn key_proofs(vectors: &mut Vectors) {
         json!({
             "certificate_request": hex::encode(request),
             "message": hex::encode(message),
-            "public_key": hex::encode(key.public().0),
+            "public_key": hex::encode(key.public().as_bytes()),
             "seed": hex::encode([0x22; 32]),
             "signature": hex::encode(key.sign(message)),
         })
@@ -288,7 +288,7 @@ fn key_proofs(vectors: &mut Vectors) {
     let swapped = with(&renew, json!({ "signature": enrol["signature"] }));
     vectors.add("enrolment/renew-with-enrol-proof", about, "SIGNATURE_INVALID", swapped);
     let about = "The proof of another key.";
-    let other = with(&enrol, json!({ "public_key": hex::encode(self::key(0x23).public().0) }));
+    let other = with(&enrol, json!({ "public_key": hex::encode(self::key(0x23).public().as_bytes()) }));
     vectors.add("enrolment/enrol-other-key", about, "SIGNATURE_INVALID", other);
 }
 

@@ -39,7 +39,7 @@ fn members(sealed: &SealedEnvelope, known: &[SigningKey]) -> Value {
         "payload": hex::encode(&sealed.payload),
         "payload_type": sealed.payload_type,
         "signatures": sealed.signatures.iter().map(signature).collect::<Vec<_>>(),
-        "known_keys": all_hex(&known.iter().map(|key| key.public().0).collect::<Vec<_>>()),
+        "known_keys": all_hex(&known.iter().map(|key| *key.public().as_bytes()).collect::<Vec<_>>()),
     })
 }
 
@@ -140,7 +140,7 @@ pub fn all(vectors: &mut Vectors) {
         "All signatures must verify; the second key is not known.",
         "KEY_UNKNOWN",
         "signatures[1].keyid",
-        with(&two, json!({ "known_keys": [hex::encode(key(0x11).public().0)] })),
+        with(&two, json!({ "known_keys": [hex::encode(key(0x11).public().as_bytes())] })),
     );
     bad(
         "no-keyid",
