@@ -134,8 +134,11 @@ pub const BATCH_US_MAX: u64 = 10_000;
 /// next: each batch costs a signature, a sync and waking, whatever is in it.
 /// Callers who are fewer than this never wait for others.
 pub const GATHER_FROM: usize = 4;
-/// For how long it does.
-pub const GATHER: Duration = Duration::from_millis(1);
+/// For how many times as long as the batch took it does: on a quick machine a
+/// batch costs little, and who waits feels it.
+pub const GATHER_TIMES: u32 = 2;
+/// For how long it does at most.
+pub const GATHER_MAX: Duration = Duration::from_millis(1);
 /// Most commands that wait for the writer; beyond it callers are told to wait.
 pub const COMMIT_QUEUE_MAX: usize = 4_096;
 /// Most records that one tick of the timers may propose.

@@ -281,6 +281,7 @@ impl Writer {
                 Ok(first) => first,
                 Err(()) => break,
             };
+            let began_us = self.parts.clock.monotonic_us();
             match self.step(first) {
                 Ok(step) if step.stop => break,
                 Ok(step) => {
@@ -288,7 +289,9 @@ impl Writer {
                     has_more = step.has_own && step.records > 0;
                     if step.answers >= limits::GATHER_FROM && !has_more {
                         // asleep, not waiting for messages: those who come wake nobody
-                        thread::sleep(limits::GATHER);
+                        let took_us = self.parts.clock.monotonic_us().saturating_sub(began_us);
+                        let took = Duration::from_micros(took_us);
+                        thread::sleep(limits::GATHER_MAX.min(took * limits::GATHER_TIMES));
                     }
                 }
                 Err(error) => {
