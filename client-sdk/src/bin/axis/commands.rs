@@ -598,7 +598,7 @@ impl Session<'_> {
 
     fn log_keys(&self, key: Option<&str>) -> Result<Keys, Failure> {
         let Some(key) = key else {
-            return KnownLogs::load(self.home)?.map(Box::new).map(Keys::Home).ok_or_else(|| {
+            return KnownLogs::load(self.home)?.map(Keys::Home).ok_or_else(|| {
                 let facts = vec![("home", self.home.display().to_string())];
                 Failure::said(Status::Identity, Word::KeyNeeded, facts, Some(Word::HintKey))
             });
@@ -612,7 +612,7 @@ impl Session<'_> {
 
 /// What verifies receipts: the logs that the home knows, or one key.
 enum Keys {
-    Home(Box<KnownLogs>),
+    Home(KnownLogs),
     One(CheckpointVerifier),
 }
 
