@@ -383,19 +383,22 @@ async fn who_submits_many_at_once_waits_behind_its_own() -> anyhow::Result<()> {
             anyhow::Ok(Record::decode(receipt.record)?.sequence)
         }
     };
-    let many = 40 + 8 * cores;
+    // so many that no pause of a thread, or of what runs it, is as long as they take
+    let many = 200;
     let mut flood = JoinSet::new();
     (0..many).for_each(|_| drop(flood.spawn(submit(&hostile))));
     eventually("the flood waits", async || waiting() == many).await;
     let honest = tokio::spawn(submit(&vpcp));
     eventually("the honest waits behind it", async || waiting() == many + 1).await;
-    drop(held);
+    // one thread goes on: it takes them in turns
+    drop(held.pop());
     let honest = honest.await??;
+    drop(held);
     let mut before = 0;
     while let Some(sequence) = flood.join_next().await {
         before += usize::from(sequence?? < honest);
     }
-    assert!(before <= 4 * cores, "{before} of {many} came first");
+    assert!(before <= many / 2, "{before} of {many} came first");
     situation.hub.finish().await?;
     Ok(())
 }
