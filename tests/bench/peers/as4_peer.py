@@ -216,7 +216,7 @@ def measure(parties, ports, work, seconds):
     loads, lanes = (1, 1) if work == "one" else (LOADS, 2)
     shares = [queue.SimpleQueue() for _ in range(loads)]
     if work != "round":
-        for number, message in enumerate(build_for(parties, warm_up + seconds)):
+        for number, message in enumerate(build_for(parties, (warm_up + seconds) * loads / LOADS)):
             shares[number % loads].put(message)
     found = multiprocessing.Queue()
     begin = time.monotonic() + warm_up

@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context as _;
 use axis_client::ReceiveOptions;
 use axis_proto::{
-    admin::v1::{ChangeDirectoryRequest, GetStatusRequest},
+    admin::v1::{ChangeDirectoryRequest, GetStatusRequest, admin_service_client::AdminServiceClient},
     envelope::v1::RejectionReason,
     hub::v1::{Reason, SubmitRequest, UploadRequest, UploadStart, upload_request::Part},
     id::Digest,
@@ -17,7 +17,7 @@ use axis_proto::{
 };
 use axis_tests::{HubProcess, Load, Lost, Ministry, Raw, eventually, refusal_of};
 use bytes::Bytes;
-use tonic::Status;
+use tonic::{Status, transport::Channel};
 use tonic_types::StatusExt as _;
 
 use super::Place;
@@ -56,6 +56,12 @@ fn free_bytes(dir: &Path) -> anyhow::Result<u64> {
     Ok(RealDisk.space(dir)?.free_bytes)
 }
 
+/// Whether the hub says that its disk is nearly full, if it says anything.
+async fn is_nearly_full(admin: &mut AdminServiceClient<Channel>) -> Option<bool> {
+    let status = admin.get_status(GetStatusRequest {}).await.ok()?.into_inner();
+    Some(status.not_ready_because.contains("nearly full"))
+}
+
 fn is_full(status: &Status) -> bool {
     let delay = status.get_error_details().retry_info().and_then(|info| info.retry_delay);
     refusal_of(status).0 == Some(Reason::DiskFull) && delay.is_some_and(|delay| !delay.is_zero())
@@ -82,11 +88,7 @@ async fn full_a_disk_nearly_full_takes_no_new_documents_and_delivers_on() -> any
     let mut admin = hub.admin().await?;
 
     let ballast = Ballast::leaving(&place.device.path(), 500 * MIB)?;
-    eventually("the hub has seen it", async || {
-        let status = admin.get_status(GetStatusRequest {}).await;
-        status.is_ok_and(|status| status.into_inner().not_ready_because.contains("nearly full"))
-    })
-    .await;
+    eventually("the hub has seen it", async || is_nearly_full(&mut admin).await == Some(true)).await;
     let refused = submit().await.expect_err("the disk is nearly full");
     assert!(is_full(&refused), "{refused:?}");
     let bytes = Bytes::from(vec![5; 100_000]);
@@ -132,13 +134,9 @@ async fn full_fast_uploads_of_many_systems_do_not_outrun_the_mark() -> anyhow::R
     let low = axis_hub::limits::DISK_LOW_BYTES;
     let ballast = Ballast::leaving(&place.device.path(), low - 100 * MIB)?;
     let mut admin = hub.admin().await?;
-    let mut is_low = async || {
-        let status = admin.get_status(GetStatusRequest {}).await;
-        status.map(|status| status.into_inner().not_ready_because.contains("nearly full"))
-    };
-    eventually("the hub has seen it", async || is_low().await.is_ok_and(|is_low| is_low)).await;
+    eventually("the hub has seen it", async || is_nearly_full(&mut admin).await == Some(true)).await;
     ballast.give(200 * MIB)?;
-    eventually("there is room again", async || is_low().await.is_ok_and(|is_low| !is_low)).await;
+    eventually("there is room again", async || is_nearly_full(&mut admin).await == Some(false)).await;
     let uploads = systems.iter().zip(0u8..).map(|(system, number): (&Ministry, u8)| async move {
         let raw = Raw::at(system.home(), "G01").await?;
         let sha256 = Bytes::copy_from_slice(Digest::of(&[number]).as_bytes());
