@@ -10,6 +10,8 @@ use crate::id::decimal;
 const HEADER: &str = "c2sp.org/tlog-proof@v1";
 /// A tree of 2^63 leaves has no longer path.
 const HASHES_MAX: usize = 63;
+/// Characters of a hash in base64.
+const HASH_CHARS: usize = 44;
 
 /// That a leaf is in a log: its place, the way to the root, and the signed
 /// head.
@@ -33,16 +35,19 @@ pub struct ProofError(&'static str);
 
 impl fmt::Display for TlogProof {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let base64 = |bytes| Base64Display::new(bytes, &BASE64);
         writeln!(f, "{HEADER}")?;
         if !self.extra.is_empty() {
-            writeln!(f, "extra {}", base64(&self.extra))?;
+            writeln!(f, "extra {}", Base64Display::new(&self.extra, &BASE64))?;
         }
         writeln!(f, "index {}", self.index)?;
         for hash in &self.hashes {
-            writeln!(f, "{}", base64(hash))?;
+            // a receipt has twenty of them: at once, not piece by piece
+            let mut line = [b'\n'; HASH_CHARS + 1];
+            BASE64.encode_slice(hash, &mut line[..HASH_CHARS]).map_err(|_| fmt::Error)?;
+            f.write_str(str::from_utf8(&line).map_err(|_| fmt::Error)?)?;
         }
-        write!(f, "\n{}", self.checkpoint)
+        f.write_str("\n")?;
+        f.write_str(&self.checkpoint)
     }
 }
 
