@@ -53,8 +53,8 @@ const IDLE: usize = 8;
 const TAKERS: usize = 8;
 /// Bytes of the document.
 const DOCUMENT_BYTES: usize = 4_096;
-/// Unary calls at once, over all senders.
-const AT_ONCE: usize = 64;
+/// Unary calls at once, over all senders: as many as the peers have.
+const AT_ONCE: usize = 256;
 /// Unanswered submissions of one stream.
 const WINDOW: u16 = 256;
 /// Deliveries that may be on their way to one recipient.
@@ -100,7 +100,7 @@ enum Work {
     Pushed,
     /// Submit, deliver, acknowledge, receipts both ways
     Cycle,
-    /// `Submit`, 64 at once
+    /// `Submit`, 256 at once
     Unary,
     /// `SubmitStream`, on 8 streams
     Streaming,
