@@ -31,7 +31,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::watch;
@@ -357,27 +357,39 @@ impl Shared {
     }
 }
 
-/// Makes room for those who publish while sled is written.
+/// Makes room for those who publish while sled is written, and leaves half of a
+/// processor's time to others while nobody waits for that.
 struct Progress<'a> {
     shared: &'a Shared,
     halves: usize,
+    since: Instant,
 }
 
-impl Progress<'_> {
+impl<'a> Progress<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        Self { shared, halves: 0, since: Instant::now() }
+    }
+
     fn step(&mut self, halves: usize) {
         self.halves += halves;
         if self.halves >= 1_024 {
-            self.report();
+            if !self.report() {
+                thread::sleep(self.since.elapsed());
+            }
+            self.since = Instant::now();
         }
     }
 
-    fn report(&mut self) {
-        self.shared.waiting.fetch_sub(self.halves / 2, Ordering::Relaxed);
+    /// Whether somebody waits for the rest, or soon will.
+    fn report(&mut self) -> bool {
+        let Shared { options, waiting, filling, .. } = self.shared;
+        let before = waiting.fetch_sub(self.halves / 2, Ordering::Relaxed);
         self.halves %= 2;
         // under the lock of those who wait, so that none misses it
         let orders = self.shared.orders();
         self.shared.room.notify_all();
-        drop(orders);
+        let is_behind = orders.flush || before / 2 >= options.flush_keys;
+        is_behind || orders.stop.is_some() || filling.load(Ordering::Relaxed)
     }
 }
 
@@ -430,6 +442,7 @@ impl Writer {
                 .wait_timeout_while(shared.orders(), shared.options.flush_interval, idle)
                 .unwrap_or_else(PoisonError::into_inner);
             let Orders { snapshot, stop, .. } = std::mem::take(&mut *orders);
+            orders.stop = stop;
             drop(orders);
             #[cfg(test)]
             if stop == Some(Stop::Abandon) {
@@ -516,7 +529,7 @@ impl Writer {
     /// As [`Self::write`] where a crash means to begin again.
     fn fill(&mut self, flushing: &Changes, applied: u64) -> io::Result<()> {
         let shared = self.shared.clone();
-        let mut progress = Progress { shared: &shared, halves: 0 };
+        let mut progress = Progress::new(&shared);
         let fingerprint = &mut self.marker.fingerprint;
         shared.store.fill(changes(flushing), &mut |key, was, is| {
             fingerprint.change(key, was, is);
@@ -532,7 +545,7 @@ impl Writer {
         let store = &shared.store;
         let mut after = Marker { applied, ..self.marker };
         // half of a key's cost is to find out what it was
-        let mut progress = Progress { shared: &shared, halves: 0 };
+        let mut progress = Progress::new(&shared);
         // Crash before the redo file is whole: sled has nothing of it. After:
         // opening completes it. Without one, opening would have to rebuild.
         let mut redo = Redo::begin(&shared.options.dir, &self.marker);
