@@ -15,7 +15,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _};
-use tokio::net::TcpStream;
+use tokio::{io::BufReader, net::TcpStream};
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 
@@ -25,6 +25,11 @@ use crate::{
     home::Identity,
 };
 
+/// Bytes of a frame that the hub may send: fewer heads than with the usual 16
+/// KiB, and what else comes does not wait long behind it.
+const FRAME_BYTES_MAX: u32 = 64 * 1024;
+/// Bytes that are read from a connection at once.
+const READ_AHEAD_BYTES: usize = 64 * 1024;
 /// Bytes that one stream may have in flight: a fast download over a long way.
 const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 /// Bytes that all streams of a connection may have in flight.
@@ -95,7 +100,8 @@ pub fn channel(address: &str, config: Arc<ClientConfig>, options: &ClientOptions
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES_MAX);
     let connector = TlsConnector::from(config);
     let connect_timeout = options.connect_timeout;
     Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |_: http::Uri| {
@@ -104,7 +110,8 @@ pub fn channel(address: &str, config: Arc<ClientConfig>, options: &ClientOptions
             let connect = async {
                 let tcp = TcpStream::connect((host.as_str(), port)).await?;
                 tcp.set_nodelay(true)?;
-                connector.connect(name, tcp).await
+                // TLS by itself asks the system for four KiB at a time
+                connector.connect(name, BufReader::with_capacity(READ_AHEAD_BYTES, tcp)).await
             };
             match tokio::time::timeout(connect_timeout, connect).await {
                 Ok(connected) => connected.map(TokioIo::new),

@@ -190,6 +190,10 @@ pub const SEGMENT_AHEAD_BYTES: u64 = 1024 * 1024;
 /// send again, or to read again when it goes on, with as many that came while a
 /// sync was under way.
 pub const UPLOAD_SYNC_BYTES: u64 = 8 * 1024 * 1024;
+/// Chunks of an upload that wait while those before are hashed and written.
+pub const UPLOAD_CHUNKS_AHEAD: usize = 2;
+/// Most chunks of an upload that are hashed and written at once.
+pub const UPLOAD_CHUNKS_AT_ONCE: usize = 2;
 /// Uploads of so many bytes may be begun beside larger ones of the same
 /// system; without them, what it has begun takes half of the free disk at most,
 /// so that one system's promises leave room for the others.
@@ -265,6 +269,11 @@ pub const RECEIVES_PER_SYSTEM_MAX: usize = 16;
 pub const CALLS_RETRY_MS: Millis = 50;
 /// Pause after a connection could not be accepted.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Bytes of a frame that a peer may send: fewer heads of large chunks than with
+/// the usual 16 KiB.
+pub const FRAME_BYTES_MAX: u32 = 64 * 1024;
+/// Bytes that are read from a connection at once.
+pub const READ_AHEAD_BYTES: usize = 32 * 1024;
 /// What a peer may send on one stream before we have read it.
 pub const STREAM_WINDOW_BYTES: u32 = 512 * 1024;
 /// The same for all streams of a connection together.

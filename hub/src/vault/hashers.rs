@@ -61,16 +61,20 @@ struct Seen {
 }
 
 impl Hashing {
-    pub(super) fn update(&self, bytes: &[u8]) {
+    /// Sees the bytes at a place, if that is where it has come to: work that an
+    /// upload left behind when it broke off finds another there.
+    pub(super) fn update(&self, at: u64, bytes: &[u8]) {
         let mut seen = self.seen();
-        seen.hasher.update(bytes);
-        seen.bytes += bytes.len() as u64;
+        if seen.bytes == at {
+            seen.hasher.update(bytes);
+            seen.bytes += bytes.len() as u64;
+        }
     }
 
-    /// Of all that it has seen.
-    pub(super) fn digest(&self) -> Digest {
-        let hasher = self.seen().hasher.clone();
-        hasher.digest()
+    /// Of all bytes, if it has seen so many.
+    pub(super) fn digest(&self, size: u64) -> Option<Digest> {
+        let seen = self.seen();
+        (seen.bytes == size).then(|| seen.hasher.clone().digest())
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {

@@ -8,6 +8,7 @@ use axis_proto::{
     id::{Digest, SystemId},
     limits::{DOCUMENT_BYTES_MAX, UPLOAD_CHUNK_BYTES_MAX},
 };
+use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
@@ -480,7 +481,7 @@ fn a_sync_that_is_noted_late_leaves_no_more_to_be_read_than_came_since() {
     let (sha256, size) = (Digest::of(&bytes), bytes.len() as u64);
     let mut upload = first.begin(&moh, &sha256, size).unwrap();
     let mut chunks = bytes.chunks(STEP);
-    let mut next = |upload: &mut Upload| chunks.by_ref().find_map(|chunk| upload.add(chunk).unwrap());
+    let mut next = |upload: &mut Upload| chunks.by_ref().find_map(|chunk| upload.add(&[chunk]).unwrap());
     // as the wire does: the first is noted when the second is due
     let one = next(&mut upload).unwrap().run();
     let two = next(&mut upload).unwrap();
@@ -494,6 +495,30 @@ fn a_sync_that_is_noted_late_leaves_no_more_to_be_read_than_came_since() {
     disk.damage(&part, |bytes| bytes[2 * sync as usize - 1] ^= 1).unwrap();
     assert_eq!(committed(), sync);
     bring(&vault(&disk), &moh, &bytes, STEP).unwrap();
+}
+
+#[test]
+fn hashing_that_a_broken_stream_left_behind_does_no_harm() {
+    let disk = MemoryDisk::default();
+    let (vault, moh, mut bytes) = (vault(&disk), system("moh"), bytes_of(1_000));
+    for written in [true, false] {
+        bytes[0] = u8::from(written);
+        let sha256 = Digest::of(&bytes);
+        let mut upload = vault.begin(&moh, &sha256, 1_000).unwrap();
+        upload.append(&bytes[..300]).unwrap();
+        let chunk = [Bytes::copy_from_slice(&bytes[300..600])];
+        let late = upload.hashing(&chunk);
+        if written {
+            upload.add(&chunk).unwrap();
+        }
+        drop(upload);
+        let mut upload = vault.begin(&moh, &sha256, 1_000).unwrap();
+        assert_eq!(upload.committed(), if written { 600 } else { 300 });
+        late();
+        upload.append(&bytes[upload.committed() as usize..]).unwrap();
+        drop(upload.finish().unwrap());
+        vault.open_document(&sha256).unwrap().verify().unwrap();
+    }
 }
 
 #[test]
@@ -532,7 +557,7 @@ fn a_sync_that_fails_when_its_caller_is_gone_begins_the_upload_again() {
     let bytes = bytes_of(crate::limits::UPLOAD_SYNC_BYTES as usize + 1);
     let sha256 = Digest::of(&bytes);
     let mut upload = vault.begin(&moh, &sha256, bytes.len() as u64).unwrap();
-    let due = bytes.chunks(500_000).find_map(|chunk| upload.add(chunk).unwrap()).expect("many bytes");
+    let due = bytes.chunks(500_000).find_map(|chunk| upload.add(&[chunk]).unwrap()).expect("many bytes");
     drop(upload);
     assert!(
         vault.begin(&moh, &sha256, bytes.len() as u64).is_err(),

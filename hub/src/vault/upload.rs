@@ -11,6 +11,7 @@ use axis_proto::{
     id::{Digest, Hasher},
     limits::UPLOAD_CHUNK_BYTES_MAX,
 };
+use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -151,15 +152,41 @@ impl Upload {
     /// Adds the next bytes, at most a chunk, and makes what arrived durable
     /// now and then.
     pub fn append(&mut self, chunk: &[u8]) -> Result<()> {
-        match self.add(chunk)? {
+        let at = self.committed;
+        let due = self.add(&[chunk])?;
+        if let Some(hashing) = &self.hashing {
+            hashing.update(at, chunk);
+        }
+        match due {
             Some(syncing) => Ok(self.synced(syncing.run())?),
             None => Ok(()),
         }
     }
 
-    /// Adds the next bytes, at most a chunk; returns what is to be made durable
-    /// now and then.
-    pub fn add(&mut self, chunk: &[u8]) -> Result<Option<Syncing>> {
+    /// Hashes the next chunks: work beside [`Self::add`] of the same. Without it
+    /// all of the document is read again before it is believed.
+    pub fn hashing(&self, chunks: &[Bytes]) -> impl FnOnce() + Send + use<> {
+        let (hashing, mut at, chunks) = (self.hashing.clone(), self.committed, chunks.to_vec());
+        move || {
+            let Some(hashing) = hashing else { return };
+            for chunk in chunks {
+                hashing.update(at, &chunk);
+                at += chunk.len() as u64;
+            }
+        }
+    }
+
+    /// Adds the next chunks; returns what is to be made durable now and then.
+    pub fn add(&mut self, chunks: &[impl AsRef<[u8]>]) -> Result<Option<Syncing>> {
+        chunks.iter().try_for_each(|chunk| self.write(chunk.as_ref()))?;
+        if self.committed - self.tail.last_sync() < limits::UPLOAD_SYNC_BYTES {
+            return Ok(None);
+        }
+        self.tail.syncing(self.committed);
+        Ok(Some(Syncing { live: self.live.clone(), file: self.file.clone(), mark: self.mark() }))
+    }
+
+    fn write(&mut self, chunk: &[u8]) -> Result<()> {
         if chunk.len() > UPLOAD_CHUNK_BYTES_MAX {
             return Err(Error::invalid("chunk", Reason::TooLarge, chunk.len()));
         }
@@ -167,21 +194,12 @@ impl Upload {
             return Err(Error::invalid("chunk", Reason::SizeMismatch, self.committed + chunk.len() as u64));
         }
         self.file.write_at(self.committed, chunk)?;
-        if let Some(hashing) = &self.hashing {
-            hashing.update(chunk);
-        }
         self.tail.update(chunk);
         if let Some(summing) = &mut self.summing {
             summing.update(chunk);
         }
         self.committed += chunk.len() as u64;
-        let mark = self.mark();
-        self.marks.arrived(mark.clone())?;
-        if self.committed - self.tail.last_sync() < limits::UPLOAD_SYNC_BYTES {
-            return Ok(None);
-        }
-        self.tail.syncing(self.committed);
-        Ok(Some(Syncing { live: self.live.clone(), file: self.file.clone(), mark }))
+        Ok(self.marks.arrived(self.mark())?)
     }
 
     /// Makes what arrived durable. Nothing else may be making it so.
@@ -219,7 +237,7 @@ impl Upload {
             return Err(refusal.into());
         }
         let declared = *self.live.sha256();
-        let found = self.hashing.as_ref().map(Hashing::digest);
+        let found = self.hashing.as_ref().and_then(|hashing| hashing.digest(self.size));
         if let Some(found) = found.filter(|found| *found != declared) {
             self.live.discard()?;
             let refusal = Refusal::new(Reason::DigestMismatch)
@@ -228,7 +246,7 @@ impl Upload {
                 .fact("actual_digest", found);
             return Err(refusal.into());
         }
-        if self.resumed && !self.write_again(&declared)? {
+        if (self.resumed || found.is_none()) && !self.write_again(&declared)? {
             // the disk's fault, not the client's, or it is not known whose: it
             // begins again by itself, and then it will be
             self.live.discard()?;

@@ -25,6 +25,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
+use super::read_ahead::ReadAhead;
 use crate::{
     config::Patience,
     limits,
@@ -234,7 +235,7 @@ impl Accept {
                 let shaken = timeout(accept.patience.handshake, async {
                     let _turn = handshakes.acquire_owned().await.map_err(io::Error::other)?;
                     tcp.set_nodelay(true)?;
-                    TlsAcceptor::from(accept.tls.clone()).accept(tcp).await
+                    TlsAcceptor::from(accept.tls.clone()).accept(ReadAhead::new(tcp)).await
                 })
                 .await
                 .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
@@ -249,7 +250,7 @@ impl Accept {
 
     fn connection(
         &self,
-        stream: TlsStream<TcpStream>,
+        stream: TlsStream<ReadAhead<TcpStream>>,
         remote_addr: SocketAddr,
         place: (OwnedSemaphorePermit, Counted),
     ) -> io::Result<Connection> {
@@ -328,7 +329,7 @@ pub(super) fn network(address: IpAddr) -> IpAddr {
 
 /// A connection that has shaken hands. Fails at once when it is cut.
 pub struct Connection {
-    stream: TlsStream<TcpStream>,
+    stream: TlsStream<ReadAhead<TcpStream>>,
     peer: Arc<Peer>,
     /// Until when the peer must have spoken, and how much is missing.
     greeting: Option<(Pin<Box<Sleep>>, usize)>,
@@ -429,6 +430,7 @@ pub fn server(patience: &Patience) -> tonic::transport::Server {
         .max_concurrent_streams(limits::STREAMS_PER_CONNECTION_MAX)
         .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
         .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
+        .max_frame_size(limits::FRAME_BYTES_MAX)
         .http2_keepalive_interval(Some(patience.keepalive_interval))
         .http2_keepalive_timeout(Some(patience.keepalive))
         .http2_max_header_list_size(limits::HEADER_LIST_BYTES_MAX)

@@ -13,6 +13,7 @@ pub mod info;
 pub mod listener;
 pub mod mailbox;
 pub mod quota;
+mod read_ahead;
 pub mod room;
 mod round;
 pub mod status;

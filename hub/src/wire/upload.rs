@@ -13,7 +13,7 @@ use axis_proto::{
     limits::DOCUMENT_BYTES_MAX,
 };
 use bytes::Bytes;
-use tokio::time::timeout;
+use tokio::{sync::mpsc, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
@@ -61,7 +61,7 @@ pub(super) async fn receive(call: &Call, mut inbound: Streaming<UploadRequest>) 
         context.vault.has_room(&system, &sha256, size)?;
         context.vault.begin(&system, &sha256, size)
     });
-    let mut upload = begun.await?;
+    let upload = begun.await?;
     let wanted = upload.wanted();
     if upload.committed() != offset {
         let refusal = Refusal::new(Reason::OffsetMismatch)
@@ -69,38 +69,17 @@ pub(super) async fn receive(call: &Call, mut inbound: Streaming<UploadRequest>) 
             .fact("committed_bytes", upload.committed());
         return Err(refusal.into());
     }
-    let mut syncing = None;
-    let mut coming = if size > 0 { coming_of(&mut inbound, &wanted).await } else { Ok(None) };
-    while upload.committed() < size {
-        match coming? {
-            Some(Part::Chunk(chunk)) => {
-                // said again: a large document may fill the disk while it comes
-                if let Err(full) = call.context.committer.take_room(chunk.len()) {
-                    keep(call, upload, syncing).await?;
-                    return Err(full);
-                }
-                let is_last = chunk.len() as u64 >= size - upload.committed();
-                // the next comes while this one is hashed and written
-                let appending = append(call, upload, chunk);
-                let due;
-                ((upload, due), coming) = tokio::try_join!(appending, async {
-                    Ok(if is_last { Ok(None) } else { coming_of(&mut inbound, &wanted).await })
-                })?;
-                if let Some(due) = due {
-                    upload = synced(call, upload, syncing.take()).await?;
-                    syncing = Some(tokio::task::spawn_blocking(move || due.run()));
-                }
-            }
-            Some(Part::Start(_)) => {
-                return Err(Error::invalid("start", Reason::FieldInvalid, "may come only once"));
-            }
-            None => {
-                let committed_bytes = keep(call, upload, syncing).await?;
-                return Ok(UploadResponse { committed_bytes, complete: false, pinned_until_unix_ms: 0 });
-            }
-        }
+    let (give, chunks) = mpsc::channel(limits::UPLOAD_CHUNKS_AHEAD);
+    let left = size - offset;
+    let (taken, read) =
+        tokio::join!(take(call, upload, chunks), read_ahead(&mut inbound, &wanted, left, give));
+    let (upload, syncing) = taken?;
+    read?;
+    if upload.committed() < size {
+        let committed_bytes = keep(call, upload, syncing).await?;
+        return Ok(UploadResponse { committed_bytes, complete: false, pinned_until_unix_ms: 0 });
     }
-    upload = synced(call, upload, syncing).await?;
+    let upload = synced(call, upload, syncing).await?;
     // a client that has sent all may wait for the answer before it ends
     if let Ok(more) = timeout(END_TIMEOUT, next(&mut inbound)).await
         && more?.is_some()
@@ -114,6 +93,63 @@ pub(super) async fn receive(call: &Call, mut inbound: Streaming<UploadRequest>) 
         return Err(refused);
     }
     finish(call, upload, sha256, size).await
+}
+
+/// Reads chunks while those before are hashed and written: until so many bytes
+/// have come, or no more come.
+async fn read_ahead(
+    inbound: &mut Streaming<UploadRequest>,
+    wanted: &CancellationToken,
+    mut left: u64,
+    give: mpsc::Sender<Bytes>,
+) -> Result<()> {
+    while left > 0 {
+        let part = tokio::select! {
+            () = give.closed() => return Ok(()),
+            part = coming_of(inbound, wanted) => part?,
+        };
+        let chunk = match part {
+            Some(Part::Chunk(chunk)) if chunk.is_empty() => {
+                return Err(Error::invalid("chunk", Reason::FieldInvalid, "is empty"));
+            }
+            Some(Part::Chunk(chunk)) => chunk,
+            Some(Part::Start(_)) => {
+                return Err(Error::invalid("start", Reason::FieldInvalid, "may come only once"));
+            }
+            None => return Ok(()),
+        };
+        left = left.saturating_sub(chunk.len() as u64);
+        if give.send(chunk).await.is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Takes chunks into the vault until no more come; returns what is being made
+/// durable still.
+async fn take(
+    call: &Call,
+    mut upload: Upload,
+    mut came: mpsc::Receiver<Bytes>,
+) -> Result<(Upload, Option<UnderWay>)> {
+    let (mut chunks, mut syncing) = (Vec::new(), None);
+    while came.recv_many(&mut chunks, limits::UPLOAD_CHUNKS_AT_ONCE).await > 0 {
+        let bytes = chunks.iter().map(Bytes::len).sum();
+        // said again: a large document may fill the disk while it comes
+        if let Err(full) = call.context.committer.take_room(bytes) {
+            keep(call, upload, syncing).await?;
+            return Err(full);
+        }
+        call.spend_bytes(bytes)?;
+        let due;
+        (upload, due) = append(call, upload, std::mem::take(&mut chunks)).await?;
+        if let Some(due) = due {
+            upload = synced(call, upload, syncing.take()).await?;
+            syncing = Some(tokio::task::spawn_blocking(move || due.run()));
+        }
+    }
+    Ok((upload, syncing))
 }
 
 /// The next part, unless the client wants to go on elsewhere.
@@ -142,16 +178,16 @@ async fn next(inbound: &mut Streaming<UploadRequest>) -> Result<Option<Part>> {
     }
 }
 
-async fn append(call: &Call, mut upload: Upload, chunk: Bytes) -> Result<(Upload, Option<Syncing>)> {
-    if chunk.is_empty() {
-        return Err(Error::invalid("chunk", Reason::FieldInvalid, "is empty"));
-    }
-    call.spend_bytes(chunk.len())?;
-    call.blocking(move |_| {
-        let due = upload.add(&chunk)?;
+/// Hashes chunks, and writes them beside that.
+async fn append(call: &Call, mut upload: Upload, chunks: Vec<Bytes>) -> Result<(Upload, Option<Syncing>)> {
+    let hashed = tokio::task::spawn_blocking(upload.hashing(&chunks));
+    let added = call.blocking(move |_| {
+        let due = upload.add(&chunks)?;
         Ok((upload, due))
-    })
-    .await
+    });
+    let (added, hashed) = tokio::join!(added, hashed);
+    hashed.map_err(Error::fault)?;
+    added
 }
 
 /// A sync under way: bytes go on coming beside it.

@@ -4,6 +4,7 @@ use axis_proto::{
     hub::v1::{DownloadRequest, DownloadResponse, Reason},
     id::DeliveryId,
 };
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -18,6 +19,8 @@ use crate::{
 
 /// Chunks on their way to one client.
 const CHUNKS_PENDING_MAX: usize = 2;
+/// Chunks that are read at once.
+const CHUNKS_READ: usize = 4;
 
 /// Bytes of the next chunk after so many.
 fn chunk_bytes(sent: u64) -> usize {
@@ -60,15 +63,8 @@ async fn send(
 ) -> Result<()> {
     match content {
         Content::Inline(bytes) => {
-            let mut rest = bytes.slice(usize::try_from(offset).unwrap_or(bytes.len()).min(bytes.len())..);
-            let mut sent = 0;
-            while !rest.is_empty() {
-                let chunk = rest.split_to(rest.len().min(chunk_bytes(sent)));
-                sent += chunk.len() as u64;
-                if out.send(Ok(DownloadResponse { chunk })).await.is_err() {
-                    break;
-                }
-            }
+            let rest = bytes.slice(usize::try_from(offset).unwrap_or(bytes.len()).min(bytes.len())..);
+            give(rest, 0, out).await;
             Ok(())
         }
         Content::Vault { sha256, size } => {
@@ -84,20 +80,37 @@ async fn send(
             let mut reader = document.reader_from(offset);
             let mut at = offset;
             while at < size {
-                let chunk;
-                let count = chunk_bytes(at - offset);
-                (chunk, reader) = call
+                let bytes;
+                let sent = at - offset;
+                let count = chunk_bytes(sent) * CHUNKS_READ;
+                (bytes, reader) = call
                     .blocking(move |_| {
-                        let chunk = reader.next(count)?;
-                        Ok((chunk, reader))
+                        let bytes = reader.next(count)?;
+                        Ok((bytes, reader))
                     })
                     .await?;
-                at += chunk.len() as u64;
-                if out.send(Ok(DownloadResponse { chunk: chunk.into() })).await.is_err() {
+                at += bytes.len() as u64;
+                if !give(bytes.into(), sent, out).await {
                     break;
                 }
             }
             Ok(())
         }
     }
+}
+
+/// Gives bytes in chunks, after so many; whether anybody takes them.
+async fn give(
+    mut bytes: Bytes,
+    mut sent: u64,
+    out: &mpsc::Sender<std::result::Result<DownloadResponse, Status>>,
+) -> bool {
+    while !bytes.is_empty() {
+        let chunk = bytes.split_to(bytes.len().min(chunk_bytes(sent)));
+        sent += chunk.len() as u64;
+        if out.send(Ok(DownloadResponse { chunk })).await.is_err() {
+            return false;
+        }
+    }
+    true
 }
