@@ -31,7 +31,7 @@ struct About {
 
 const ABOUT: [About; 8] = [
     About { peer: "axis", title: "**Axis**, 8 streams, 256 under way on each", lacks: "" },
-    About { peer: "axis-unary", title: "**Axis**, unary, 64 under way", lacks: "" },
+    About { peer: "axis-unary", title: "**Axis**, unary, 256 under way", lacks: "" },
     About {
         peer: "jetstream",
         title: "JetStream R1, `sync_interval: always`",
