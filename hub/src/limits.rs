@@ -191,7 +191,7 @@ pub const SEGMENT_AHEAD_BYTES: u64 = 1024 * 1024;
 /// sync was under way.
 pub const UPLOAD_SYNC_BYTES: u64 = 8 * 1024 * 1024;
 /// Chunks of an upload that wait while those before are hashed and written.
-pub const UPLOAD_CHUNKS_AHEAD: usize = 2;
+pub const UPLOAD_CHUNKS_AHEAD: usize = 1;
 /// Most chunks of an upload that are hashed and written at once.
 pub const UPLOAD_CHUNKS_AT_ONCE: usize = 2;
 /// Uploads of so many bytes may be begun beside larger ones of the same

@@ -25,14 +25,14 @@ impl Hashers {
     }
 
     /// That of an upload that goes on after so many bytes; none if what it has
-    /// seen is something else, or was seen by an earlier life of the hub.
+    /// seen is something else, or was seen by an earlier life of the hub. One of
+    /// its own: what the holder before has left behind does not reach it.
     pub(super) fn go_on(&self, upload: &Key, committed: u64) -> Option<Hashing> {
         let mut all = self.all();
-        let hashing = all.get(upload).filter(|hashing| hashing.seen().bytes == committed).cloned();
-        if hashing.is_none() {
-            all.remove(upload);
-        }
-        hashing
+        let seen = all.remove(upload)?.seen().clone();
+        let hashing = (seen.bytes == committed).then(|| Hashing(Arc::new(Mutex::new(seen))))?;
+        all.insert(upload.clone(), hashing.clone());
+        Some(hashing)
     }
 
     /// Forgets that of an upload that ended or is gone.
@@ -54,15 +54,14 @@ impl Hashers {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Hashing(Arc<Mutex<Seen>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Seen {
     bytes: u64,
     hasher: Hasher,
 }
 
 impl Hashing {
-    /// Sees the bytes at a place, if that is where it has come to: work that an
-    /// upload left behind when it broke off finds another there.
+    /// Sees the bytes at a place, if that is where it has come to.
     pub(super) fn update(&self, at: u64, bytes: &[u8]) {
         let mut seen = self.seen();
         if seen.bytes == at {

@@ -507,7 +507,7 @@ fn hashing_that_a_broken_stream_left_behind_does_no_harm() {
         let mut upload = vault.begin(&moh, &sha256, 1_000).unwrap();
         upload.append(&bytes[..300]).unwrap();
         let chunk = [Bytes::copy_from_slice(&bytes[300..600])];
-        let late = upload.hashing(&chunk);
+        let late = upload.hashing(&chunk).unwrap();
         if written {
             upload.add(&chunk).unwrap();
         }

@@ -165,15 +165,22 @@ impl Upload {
 
     /// Hashes the next chunks: work beside [`Self::add`] of the same. Without it
     /// all of the document is read again before it is believed.
-    pub fn hashing(&self, chunks: &[Bytes]) -> impl FnOnce() + Send + use<> {
+    ///
+    /// # Errors
+    /// If one of them is refused.
+    pub fn hashing(&self, chunks: &[Bytes]) -> Result<impl FnOnce() + Send + use<>> {
+        let mut end = self.committed;
+        for chunk in chunks {
+            end = self.end_of(end, chunk)?;
+        }
         let (hashing, mut at, chunks) = (self.hashing.clone(), self.committed, chunks.to_vec());
-        move || {
+        Ok(move || {
             let Some(hashing) = hashing else { return };
             for chunk in chunks {
                 hashing.update(at, &chunk);
                 at += chunk.len() as u64;
             }
-        }
+        })
     }
 
     /// Adds the next chunks; returns what is to be made durable now and then.
@@ -186,19 +193,26 @@ impl Upload {
         Ok(Some(Syncing { live: self.live.clone(), file: self.file.clone(), mark: self.mark() }))
     }
 
-    fn write(&mut self, chunk: &[u8]) -> Result<()> {
+    /// Where a chunk ends that begins at a place, if it may.
+    fn end_of(&self, at: u64, chunk: &[u8]) -> Result<u64> {
         if chunk.len() > UPLOAD_CHUNK_BYTES_MAX {
             return Err(Error::invalid("chunk", Reason::TooLarge, chunk.len()));
         }
-        if chunk.len() as u64 > self.size - self.committed {
-            return Err(Error::invalid("chunk", Reason::SizeMismatch, self.committed + chunk.len() as u64));
+        let end = at + chunk.len() as u64;
+        if end > self.size {
+            return Err(Error::invalid("chunk", Reason::SizeMismatch, end));
         }
+        Ok(end)
+    }
+
+    fn write(&mut self, chunk: &[u8]) -> Result<()> {
+        let end = self.end_of(self.committed, chunk)?;
         self.file.write_at(self.committed, chunk)?;
         self.tail.update(chunk);
         if let Some(summing) = &mut self.summing {
             summing.update(chunk);
         }
-        self.committed += chunk.len() as u64;
+        self.committed = end;
         Ok(self.marks.arrived(self.mark())?)
     }
 

@@ -133,8 +133,8 @@ async fn take(
     mut upload: Upload,
     mut came: mpsc::Receiver<Bytes>,
 ) -> Result<(Upload, Option<UnderWay>)> {
-    let (mut chunks, mut syncing) = (Vec::new(), None);
-    while came.recv_many(&mut chunks, limits::UPLOAD_CHUNKS_AT_ONCE).await > 0 {
+    let (mut chunks, mut syncing, wanted) = (Vec::new(), None, upload.wanted());
+    while came.recv_many(&mut chunks, limits::UPLOAD_CHUNKS_AT_ONCE).await > 0 && !wanted.is_cancelled() {
         let bytes = chunks.iter().map(Bytes::len).sum();
         // said again: a large document may fill the disk while it comes
         if let Err(full) = call.context.committer.take_room(bytes) {
@@ -180,7 +180,7 @@ async fn next(inbound: &mut Streaming<UploadRequest>) -> Result<Option<Part>> {
 
 /// Hashes chunks, and writes them beside that.
 async fn append(call: &Call, mut upload: Upload, chunks: Vec<Bytes>) -> Result<(Upload, Option<Syncing>)> {
-    let hashed = tokio::task::spawn_blocking(upload.hashing(&chunks));
+    let hashed = tokio::task::spawn_blocking(upload.hashing(&chunks)?);
     let added = call.blocking(move |_| {
         let due = upload.add(&chunks)?;
         Ok((upload, due))

@@ -60,6 +60,9 @@ use crate::{
 /// a second or so.
 const SNAPSHOT_STEP_KEYS: usize = if cfg!(test) { 37 } else { 50_000 };
 
+/// Longest pause while sled is written; to work so long, that is the disk.
+const REST_MAX: Duration = Duration::from_millis(20);
+
 /// Keys from which on a stopping hub takes no snapshot: two seconds or so.
 const SNAPSHOT_STOP_KEYS: u64 = if cfg!(test) { 2_000 } else { 200_000 };
 
@@ -373,23 +376,30 @@ impl<'a> Progress<'a> {
     fn step(&mut self, halves: usize) {
         self.halves += halves;
         if self.halves >= 1_024 {
-            if !self.report() {
-                thread::sleep(self.since.elapsed());
-            }
+            self.report();
+            self.rest();
             self.since = Instant::now();
         }
     }
 
-    /// Whether somebody waits for the rest, or soon will.
-    fn report(&mut self) -> bool {
-        let Shared { options, waiting, filling, .. } = self.shared;
-        let before = waiting.fetch_sub(self.halves / 2, Ordering::Relaxed);
+    fn report(&mut self) {
+        self.shared.waiting.fetch_sub(self.halves / 2, Ordering::Relaxed);
         self.halves %= 2;
         // under the lock of those who wait, so that none misses it
         let orders = self.shared.orders();
         self.shared.room.notify_all();
-        let is_behind = orders.flush || before / 2 >= options.flush_keys;
-        is_behind || orders.stop.is_some() || filling.load(Ordering::Relaxed)
+        drop(orders);
+    }
+
+    /// As long as was worked, unless somebody waits for the rest or soon will.
+    fn rest(&self) {
+        let Shared { options, waiting, filling, work, .. } = self.shared;
+        if waiting.load(Ordering::Relaxed) / 2 >= options.flush_keys || filling.load(Ordering::Relaxed) {
+            return;
+        }
+        let worked = self.since.elapsed().min(REST_MAX);
+        let nobody_waits = |orders: &mut Orders| !orders.flush && orders.stop.is_none();
+        drop(work.wait_timeout_while(self.shared.orders(), worked, nobody_waits));
     }
 }
 

@@ -20,7 +20,7 @@ use crate::{
 /// Chunks on their way to one client.
 const CHUNKS_PENDING_MAX: usize = 2;
 /// Chunks that are read at once.
-const CHUNKS_READ: usize = 4;
+const CHUNKS_READ: usize = 2;
 
 /// Bytes of the next chunk after so many.
 fn chunk_bytes(sent: u64) -> usize {
