@@ -30,8 +30,7 @@ pub fn admit(
     let envelope = parse(&verified, shape::decode_envelope, shape::envelope)?;
     meant_for(ground.hub_id, "envelope.hub_id", &envelope.hub_id)?;
     let signed_digest = verified.signed().digest;
-    let standing = read_once(ground.state, |read| standing(read, caller, &envelope, &signed_digest));
-    let standing = standing?;
+    let standing = read_once(ground.state, |read| standing(read, caller, &envelope, &signed_digest))?;
     in_scope(&verified, "envelope.sender", &envelope.sender)?;
     let documents = if standing == Standing::Accepted {
         // answered with the receipt that exists, whatever the time is now
@@ -47,6 +46,7 @@ pub fn admit(
         documents,
         kept: Kept::default(),
         ahead: None,
+        is_known: standing != Standing::New,
     })
 }
 
@@ -122,6 +122,8 @@ enum Standing {
     New,
     /// The same envelope was accepted before.
     Accepted,
+    /// Another one was, with the same id.
+    Taken,
 }
 
 fn standing(read: &dyn Read, caller: &SystemId, envelope: &Envelope, digest: &Digest) -> Result<Standing> {
@@ -130,24 +132,24 @@ fn standing(read: &dyn Read, caller: &SystemId, envelope: &Envelope, digest: &Di
     if !query::serves(read, caller, &envelope.sender) {
         return refused(Reason::SenderNotServed);
     }
-    if query::agency(read, &envelope.sender).map(|agency| agency.state()) != Some(AgencyState::Active) {
+    if query::agency_part(read, &envelope.sender).map(|agency| agency.state()) != Some(AgencyState::Active) {
         return refused(Reason::Suspended);
     }
-    Ok(if accepted_before(read, envelope, digest) { Standing::Accepted } else { Standing::New })
-}
-
-fn accepted_before(read: &dyn Read, envelope: &Envelope, digest: &Digest) -> bool {
     let known = || {
         let sender: AgencyCode = envelope.sender.parse().ok()?;
         let id = EnvelopeId::from_slice(&envelope.envelope_id).ok()?;
         query::envelope(read, query::envelope_by_id(read, &sender, &id)?)
     };
-    known().is_some_and(|row| row.envelope_digest == digest.as_bytes())
+    Ok(match known() {
+        None => Standing::New,
+        Some(row) if row.envelope_digest == digest.as_bytes() => Standing::Accepted,
+        Some(_) => Standing::Taken,
+    })
 }
 
 /// Whether the caller may act at all.
 fn active(read: &dyn Read, caller: &SystemId) -> Result<()> {
-    match query::system(read, caller).map(|system| system.state()) {
+    match query::system_state(read, caller.as_str()) {
         Some(SystemState::Active) => Ok(()),
         Some(SystemState::Suspended | SystemState::Unspecified) => Err(Error::refused(Reason::Suspended)),
         None => Err(Error::refused(Reason::NotAuthenticated)),

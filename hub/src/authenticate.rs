@@ -38,7 +38,7 @@ pub fn authenticate(read: &dyn Read, fingerprint: Digest, now_ms: Millis) -> Res
         return Err(refused("expired"));
     }
     let system: SystemId = certificate.system.parse().map_err(|_| refused("unknown"))?;
-    match query::system(read, &system).map(|system| system.state()) {
+    match query::system_state(read, system.as_str()) {
         Some(SystemState::Active) => Ok(Caller { system, fingerprint }),
         Some(SystemState::Suspended) => Err(Refusal::new(Reason::Suspended).fact("system", system).into()),
         Some(SystemState::Unspecified) | None => Err(refused("unknown")),

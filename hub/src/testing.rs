@@ -154,8 +154,15 @@ impl House {
             certificate: Digest::of(id.as_bytes()),
         };
         let documents = documents.into_iter().map(Content::of).collect();
-        let submit =
-            Submit { system: system(id), envelope, signed, documents, kept: Kept::default(), ahead: None };
+        let submit = Submit {
+            system: system(id),
+            envelope,
+            signed,
+            documents,
+            kept: Kept::default(),
+            ahead: None,
+            is_known: false,
+        };
         self.ok(Command::Submit(Box::new(submit))).await.sequence().expect("accepted")
     }
 

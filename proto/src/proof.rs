@@ -40,12 +40,12 @@ impl fmt::Display for TlogProof {
             writeln!(f, "extra {}", Base64Display::new(&self.extra, &BASE64))?;
         }
         writeln!(f, "index {}", self.index)?;
-        for hash in &self.hashes {
-            // a receipt has twenty of them: at once, not piece by piece
-            let mut line = [b'\n'; HASH_CHARS + 1];
+        // a receipt has twenty of them: at once, not piece by piece
+        let mut lines = vec![b'\n'; self.hashes.len() * (HASH_CHARS + 1)];
+        for (hash, line) in self.hashes.iter().zip(lines.chunks_exact_mut(HASH_CHARS + 1)) {
             BASE64.encode_slice(hash, &mut line[..HASH_CHARS]).map_err(|_| fmt::Error)?;
-            f.write_str(str::from_utf8(&line).map_err(|_| fmt::Error)?)?;
         }
+        f.write_str(str::from_utf8(&lines).map_err(|_| fmt::Error)?)?;
         f.write_str("\n")?;
         f.write_str(&self.checkpoint)
     }

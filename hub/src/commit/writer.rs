@@ -184,7 +184,7 @@ pub fn stepped(parts: Parts, random: Random) -> (Committer, Stepper) {
 
 fn make(parts: Parts, random: Random) -> (Committer, SyncSender<Message>, Writer) {
     let (queue, commands) = sync_channel(limits::COMMIT_QUEUE_MAX);
-    let directory_version = read_once(&*parts.state, |read| machine::query::meta(read).directory_version);
+    let directory_version = read_once(&*parts.state, |read| machine::query::directory_version(read));
     let directory_version = watch::Sender::new(directory_version);
     let size = watch::Sender::new(parts.journal.size());
     let committer = Committer {
@@ -455,7 +455,7 @@ impl Writer {
         // behind the answers: those who follow have no call that waits
         if records > 0 {
             self.size.send_replace(self.parts.journal.size());
-            let version = read_once(&*self.parts.state, |read| machine::query::meta(read).directory_version);
+            let version = read_once(&*self.parts.state, |read| machine::query::directory_version(read));
             self.directory_version.send_if_modified(|known| std::mem::replace(known, version) != version);
         }
         if let Some(answer) = roll {

@@ -20,7 +20,6 @@ use std::{
 use axis_proto::{
     hub::v1::Reason,
     id::{DeliveryId, SystemId},
-    record::v1::SystemState,
 };
 use futures_util::future::join_all;
 use tokio::{sync::watch, time::sleep};
@@ -255,7 +254,7 @@ async fn until(clock: &Clock, due_ms: Option<Millis>) {
 /// How many more deliveries a system may have on lease.
 fn room_of(read: &dyn Read, system: &SystemId) -> usize {
     // what waits for a suspended system is held
-    if query::system(read, system).map(|system| system.state()) != Some(SystemState::Active) {
+    if !query::is_system_active(read, system.as_str()) {
         return 0;
     }
     let leased = query::mailbox(read, system).leased;

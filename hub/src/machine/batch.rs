@@ -193,17 +193,17 @@ pub fn pending_consignment(read: &dyn Read) -> Option<u64> {
 /// Whether changes leave an envelope that is not yet visible to all of its
 /// recipients.
 pub fn has_pending(changes: &Changes) -> bool {
-    changes.range(vec![b'p']..vec![b'p' + 1]).any(|(_, change)| change.is_some())
+    changes.range(b"p", b"q").any(|(_, change)| change.is_some())
 }
 
 /// One record, nothing special.
 pub(super) fn recorded(sequence: u64) -> Outcome {
-    Outcome { sequences: vec![sequence], duplicate: false }
+    Outcome::recorded(vec![sequence])
 }
 
 /// Decided before.
 pub(super) fn duplicate(sequence: u64) -> Outcome {
-    Outcome { sequences: vec![sequence], duplicate: true }
+    Outcome::before(vec![sequence])
 }
 
 /// An operator's remark as cargo; none if empty.

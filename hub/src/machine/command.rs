@@ -142,6 +142,9 @@ pub struct Submit {
     pub kept: Kept,
     /// Its recipients, if they were looked up already.
     pub ahead: Option<Box<Ahead>>,
+    /// Whether an envelope with this id was there when it was admitted. The
+    /// machine looks for itself.
+    pub is_known: bool,
 }
 
 /// How long an envelope is kept once every recipient is settled.
@@ -173,15 +176,27 @@ pub struct Signed {
 }
 
 /// What became of a command.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// The records, the one to show first.
     pub sequences: Vec<u64>,
     /// Whether it had been decided before; then nothing was recorded.
     pub duplicate: bool,
+    /// How many recipients an envelope has that was accepted; 0 for others.
+    pub recipient_count: u32,
 }
 
 impl Outcome {
+    /// Records, nothing special.
+    pub(super) fn recorded(sequences: Vec<u64>) -> Self {
+        Self { sequences, ..Self::default() }
+    }
+
+    /// Decided before, by these records.
+    pub(super) fn before(sequences: Vec<u64>) -> Self {
+        Self { sequences, duplicate: true, ..Self::default() }
+    }
+
     /// The record to show.
     pub fn sequence(&self) -> Option<u64> {
         self.sequences.first().copied()

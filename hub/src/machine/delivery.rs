@@ -117,7 +117,7 @@ pub(super) fn lease(
         });
         sequences.push(batch.record(event, &found.sender_feed(), Vec::new())?);
     }
-    Ok(Outcome { sequences, duplicate: false })
+    Ok(Outcome::recorded(sequences))
 }
 
 fn lease_duration(asked_ms: Millis) -> Result<Millis> {
@@ -304,7 +304,7 @@ fn release(batch: &mut Batch<'_>, found: &Found, cause: ReleaseCause, delay_ms: 
     if let Some(found) = find(&batch.draft, &found.id) {
         sequences.extend(moves::follow(batch, &found)?);
     }
-    Ok(Outcome { sequences, duplicate: false })
+    Ok(Outcome::recorded(sequences))
 }
 
 /// The hub's own delay after so many attempts.
@@ -373,7 +373,7 @@ pub(super) fn tick(batch: &mut Batch<'_>, clock_trusted: bool) -> Outcome {
         let room = limits::TICK_RECORDS_MAX.saturating_sub(sequences.len());
         sequences.extend(retention::due(batch, room));
     }
-    Outcome { sequences, duplicate: false }
+    Outcome::recorded(sequences)
 }
 
 /// At most `max` timers of a kind that are due, the earliest first.

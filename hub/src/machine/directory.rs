@@ -43,7 +43,7 @@ fn changed(
 ) -> Result<u64> {
     let cargo = remark_cargo(remark)?;
     let event = DirectoryChanged {
-        directory_version: query::meta(&batch.draft).directory_version + 1,
+        directory_version: query::directory_version(&batch.draft) + 1,
         entries: values.into_iter().map(|value| DirectoryEntry { value: Some(value) }).collect(),
         actor: actor.to_owned(),
         enrolment_token_sha256: token
@@ -207,7 +207,7 @@ pub(super) fn add_system(
     }
     let changed = changed(batch, values, actor, None, "")?;
     let issued = issue_token(batch, system, token_sha256, actor)?;
-    Ok(Outcome { sequences: [vec![changed], issued.sequences].concat(), duplicate: false })
+    Ok(Outcome::recorded([vec![changed], issued.sequences].concat()))
 }
 
 /// A token for a system.
@@ -424,5 +424,5 @@ pub(super) fn snapshot_taken(
 
 /// A record that is too small to be refused.
 fn small(batch: &mut Batch<'_>, event: Event) -> Outcome {
-    Outcome { sequences: batch.record(event, &[], Vec::new()).into_iter().collect(), duplicate: false }
+    Outcome::recorded(batch.record(event, &[], Vec::new()).into_iter().collect())
 }

@@ -9,7 +9,7 @@ use axis_proto::{
     id::{Digest, KeyId, SystemId},
     record::v1::{
         Accepted, AgencyState, CargoKind, Consigned, ConsignmentLeaf, DocumentDigest, LeafList,
-        RecipientLeaf, SystemState, record::Event,
+        RecipientLeaf, record::Event,
     },
 };
 use bytes::Bytes;
@@ -89,8 +89,7 @@ pub(super) fn may_speak_for(
     signed: &Signed,
     now_ms: Millis,
 ) -> std::result::Result<(), Refusal> {
-    let active = query::system(read, system).is_some_and(|row| row.state() == SystemState::Active);
-    if !active {
+    if !query::is_system_active(read, system.as_str()) {
         return Err(Refusal::new(Reason::Suspended).at("system", Reason::Suspended, system));
     }
     let certificate = query::certificate(read, &signed.certificate)
@@ -101,7 +100,7 @@ pub(super) fn may_speak_for(
     if !query::serves(read, system, agency) {
         return Err(Refusal::new(Reason::SenderNotServed).at("agency", Reason::SenderNotServed, agency));
     }
-    let state = query::agency(read, agency).map(|row| row.state());
+    let state = query::agency_part(read, agency).map(|row| row.state());
     if state != Some(AgencyState::Active) {
         return Err(Refusal::new(Reason::Suspended).at("agency", Reason::Suspended, agency));
     }
@@ -221,6 +220,7 @@ pub(super) fn submit(batch: &mut Batch<'_>, submit: &Submit) -> Result<Outcome> 
         }
     };
     let accepted = accepted(batch, submit, &recipients, &recipient_root);
+    let recipient_count = accepted.recipient_count;
     let not_before = accepted.not_before_unix_ms;
     let mut cargo =
         vec![(CargoKind::SealedEnvelope, submit.signed.sealed.clone()), (CargoKind::RecipientList, encoded)];
@@ -230,7 +230,7 @@ pub(super) fn submit(batch: &mut Batch<'_>, submit: &Submit) -> Result<Outcome> 
     if not_before <= batch.now {
         sequences.extend(consign(batch, sequence, &recipients)?.sequences);
     }
-    Ok(Outcome { sequences, duplicate: false })
+    Ok(Outcome { recipient_count, ..Outcome::recorded(sequences) })
 }
 
 fn accepted(batch: &Batch<'_>, submit: &Submit, recipients: &LeafList, root: &[u8; 32]) -> Accepted {
@@ -257,7 +257,7 @@ fn accepted(batch: &Batch<'_>, submit: &Submit, recipients: &LeafList, root: &[u
         priority: priority.into(),
         recipient_count: recipients.leaves.len() as u32,
         recipient_root: Bytes::copy_from_slice(root),
-        directory_version: query::meta(&batch.draft).directory_version,
+        directory_version: query::directory_version(&batch.draft),
         documents: documents.collect(),
         warn_unix_ms: expires(submit) - limits::EXPIRY_WARNING_MS.min((expires(submit) - batch.now) / 10),
         cargo_kept_ms: submit.kept.cargo_ms,
@@ -301,7 +301,7 @@ pub(super) fn consign(batch: &mut Batch<'_>, sequence: u64, recipients: &LeafLis
         leaves.push(Bytes::from(leaf.encode_to_vec()));
     }
     if leaves.is_empty() {
-        return Ok(Outcome { sequences: Vec::new(), duplicate: false });
+        return Ok(Outcome::recorded(Vec::new()));
     }
     let count = leaves.len() as u32;
     let (list, root) = leaf_list(batch, leaves);
@@ -314,5 +314,5 @@ pub(super) fn consign(batch: &mut Batch<'_>, sequence: u64, recipients: &LeafLis
     });
     let cargo = vec![(CargoKind::ConsignmentList, Content::of(list.encode_to_vec()))];
     let consigned = batch.record(event, &[&envelope.sender_system], cargo)?;
-    Ok(Outcome { sequences: vec![consigned], duplicate: false })
+    Ok(Outcome::recorded(vec![consigned]))
 }

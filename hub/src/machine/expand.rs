@@ -57,7 +57,7 @@ impl Expanding {
     pub fn new(read: &dyn Read, now_ms: Millis) -> Self {
         Self {
             now_ms,
-            directory_version: query::meta(read).directory_version,
+            directory_version: query::directory_version(read),
             until_ms: Millis::MAX,
             recipients: BTreeMap::new(),
             refusal: Refusal::new(Reason::RecipientsRefused),
@@ -72,7 +72,7 @@ impl Expanding {
     /// Looks at up to `max` more agencies. Returns whether that was all; what
     /// was found is kept only while the directory does not change.
     pub fn step(&mut self, read: &dyn Read, submit: &Submit, max: usize) -> bool {
-        if query::meta(read).directory_version != self.directory_version {
+        if query::directory_version(read) != self.directory_version {
             *self = Self::new(read, self.now_ms);
         }
         let envelope = &submit.envelope;
@@ -238,7 +238,7 @@ impl Ahead {
     /// Whether looking them up now would find the same.
     pub(super) fn holds(&self, read: &dyn Read, now_ms: Millis) -> bool {
         (self.from_ms..self.until_ms).contains(&now_ms)
-            && query::meta(read).directory_version == self.directory_version
+            && query::directory_version(read) == self.directory_version
     }
 }
 

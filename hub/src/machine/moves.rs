@@ -30,7 +30,7 @@ use crate::{
 
 /// The system that serves an agency now; empty if none does.
 pub(super) fn serving(read: &dyn Read, agency: &str) -> String {
-    query::agency(read, agency).map(|agency| agency.system).unwrap_or_default()
+    query::agency_part(read, agency).map(|agency| agency.system).unwrap_or_default()
 }
 
 /// Moves a delivery that nobody holds, if another system serves its agency.

@@ -16,7 +16,7 @@ pub use super::ready::{Turns, ready};
 pub use super::tables::{DeliveryRow, EnvelopeRow, MailboxRow, Meta, PurgeRow, TokenRow, UploadRow};
 use super::{
     apply,
-    tables::{KeyRow, delivery_from, ended, key, number, row},
+    tables::{AgencyPart, Directory, KeyRow, SystemPart, delivery_from, ended, key, number, row},
 };
 use crate::{
     limits::{self, Millis},
@@ -28,9 +28,19 @@ pub fn meta(read: &dyn Read) -> Meta {
     row(read, &key::meta()).unwrap_or_default()
 }
 
+/// The directory's version.
+pub fn directory_version(read: &dyn Read) -> u64 {
+    row::<Directory>(read, &key::meta()).map_or(0, |directory| directory.version)
+}
+
 /// A system.
 pub fn system(read: &dyn Read, id: &SystemId) -> Option<System> {
     row(read, &key::system(id.as_str()))
+}
+
+/// Whether a system may act; `None` if there is no such system.
+pub fn system_state(read: &dyn Read, id: &str) -> Option<SystemState> {
+    row(read, &key::system(id)).map(|system: SystemPart| system.state())
 }
 
 /// All systems, in order of id.
@@ -40,6 +50,11 @@ pub fn systems(read: &dyn Read) -> Vec<System> {
 
 /// An agency by its code.
 pub fn agency(read: &dyn Read, code: &str) -> Option<Agency> {
+    row(read, &key::agency(code))
+}
+
+/// Who serves an agency, and whether it takes part.
+pub fn agency_part(read: &dyn Read, code: &str) -> Option<AgencyPart> {
     row(read, &key::agency(code))
 }
 
@@ -278,7 +293,7 @@ fn has_leased(read: &dyn Read, envelope_sequence: u64, system: &SystemId) -> boo
 /// not hold already it is not given any more.
 pub fn is_withheld(read: &dyn Read, row: &DeliveryRow) -> bool {
     row.state() != DeliveryState::Acknowledged
-        && agency(read, &row.agency).is_none_or(|agency| agency.system != row.system)
+        && agency_part(read, &row.agency).is_none_or(|agency| agency.system != row.system)
 }
 
 /// Whether an envelope is visible to a system as a recipient.
@@ -576,7 +591,7 @@ pub fn is_in_force(agency: &Agency, now_ms: Millis) -> bool {
 
 /// Whether a system exists and may act.
 pub fn is_system_active(read: &dyn Read, system: &str) -> bool {
-    row::<System>(read, &key::system(system)).is_some_and(|system| system.state() == SystemState::Active)
+    system_state(read, system) == Some(SystemState::Active)
 }
 
 /// Whether a delivery can still be settled.

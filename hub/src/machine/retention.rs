@@ -160,7 +160,7 @@ pub(super) fn proceed_purge(batch: &mut Batch<'_>, sequence: u64) -> Result<Outc
     let envelope = known(&batch.draft, sequence)?;
     let purge = query::purge(&batch.draft, sequence).filter(|purge| !purge.confirmed_by.is_empty());
     let Some(purge) = purge.filter(|_| !is_purged(&envelope)) else {
-        return Ok(Outcome { sequences, duplicate: true });
+        return Ok(Outcome::before(sequences));
     };
     let mut open = unsettled(&batch.draft, sequence, envelope.expire_cursor);
     if open.is_empty() && envelope.expire_cursor > 0 {
@@ -182,7 +182,7 @@ pub(super) fn proceed_purge(batch: &mut Batch<'_>, sequence: u64) -> Result<Outc
         });
         sequences.push(batch.record(event, &[&envelope.sender_system], Vec::new())?);
     }
-    Ok(Outcome { sequences, duplicate: false })
+    Ok(Outcome::recorded(sequences))
 }
 
 fn is_purged(envelope: &EnvelopeRow) -> bool {
@@ -226,7 +226,7 @@ pub(super) fn collect_documents(
     });
     let sha256: Vec<Bytes> = free.map(|sha256| Bytes::copy_from_slice(sha256.as_bytes())).collect();
     if sha256.is_empty() {
-        return Ok(Outcome { sequences: Vec::new(), duplicate: true });
+        return Ok(Outcome::before(Vec::new()));
     }
     let event = DocumentsCollected { sha256, purged_envelope_sequence: purged_envelope.unwrap_or_default() };
     Ok(recorded(batch.record(Event::DocumentsCollected(event), &[], Vec::new())?))
@@ -243,7 +243,7 @@ pub(super) fn trim_feed(
     }
     let entries = query::feed_before(&batch.draft, system, older_than_unix_ms, limits::FEED_TRIM_MAX);
     let Some(up_to) = entries.last().copied() else {
-        return Ok(Outcome { sequences: Vec::new(), duplicate: true });
+        return Ok(Outcome::before(Vec::new()));
     };
     let event = FeedTrimmed { system: system.to_string(), up_to, older_than_unix_ms };
     Ok(recorded(batch.record(Event::FeedTrimmed(event), &[], Vec::new())?))
@@ -264,7 +264,7 @@ pub(super) fn lapse_grants(
     });
     let sha256: Vec<Bytes> = over.map(|sha256| Bytes::copy_from_slice(sha256.as_bytes())).collect();
     if sha256.is_empty() {
-        return Ok(Outcome { sequences: Vec::new(), duplicate: true });
+        return Ok(Outcome::before(Vec::new()));
     }
     let event = GrantsLapsed { system: system.to_string(), sha256 };
     Ok(recorded(batch.record(Event::GrantsLapsed(event), &[], Vec::new())?))

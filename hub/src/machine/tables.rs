@@ -8,7 +8,7 @@ use axis_proto::{
     envelope::v1::{Priority, RecipientKind},
     hub::v1::DeliveryState,
     id::{DeliveryId, Digest},
-    record::v1::{ErasureCause, Settlement, SigningKey},
+    record::v1::{AgencyState, ErasureCause, Settlement, SigningKey, SystemState},
 };
 use prost::Message;
 
@@ -43,6 +43,34 @@ pub struct Recorded {
     /// Time of the last record.
     #[prost(uint64, tag = "4")]
     pub last_unix_ms: u64,
+}
+
+/// Another part of it.
+#[derive(Clone, PartialEq, Message)]
+pub struct Directory {
+    /// Its version.
+    #[prost(uint64, tag = "3")]
+    pub version: u64,
+}
+
+/// A part of [`System`](axis_proto::record::v1::System), read without the
+/// rest.
+#[derive(Clone, PartialEq, Message)]
+pub struct SystemPart {
+    /// Whether it may act.
+    #[prost(enumeration = "SystemState", tag = "3")]
+    pub state: i32,
+}
+
+/// A part of [`Agency`](axis_proto::record::v1::Agency), read without the rest.
+#[derive(Clone, PartialEq, Message)]
+pub struct AgencyPart {
+    /// The system that serves it.
+    #[prost(string, tag = "6")]
+    pub system: String,
+    /// Whether it takes part.
+    #[prost(enumeration = "AgencyState", tag = "7")]
+    pub state: i32,
 }
 
 /// An accepted envelope.

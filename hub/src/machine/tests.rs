@@ -221,6 +221,7 @@ impl World {
             documents: Vec::new(),
             kept: Kept::default(),
             ahead: None,
+            is_known: false,
         }))
     }
 

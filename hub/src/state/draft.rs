@@ -1,10 +1,7 @@
 //! Changes that nobody else sees yet, over a moment of the state. Never
 //! changes what it lies over.
 
-use std::{
-    collections::btree_map,
-    ops::{Bound, ControlFlow},
-};
+use std::ops::ControlFlow;
 
 use super::{Changes, Key, Read, Value, Visit};
 
@@ -35,11 +32,7 @@ impl<'a> Draft<'a> {
 
     /// Takes over the changes of a draft that lay over this one.
     pub fn absorb(&mut self, changes: Changes) {
-        if self.changes.is_empty() {
-            self.changes = changes;
-        } else {
-            self.changes.extend(changes);
-        }
+        self.changes.extend(changes);
     }
 
     /// What was changed so far.
@@ -78,7 +71,7 @@ impl Read for Overlay<'_> {
     }
 
     fn scan(&self, start: &[u8], end: &[u8], visit: &mut Visit<'_>) {
-        let mut ours = range(self.changes, start, end).peekable();
+        let mut ours = self.changes.range(start, end).peekable();
         if ours.peek().is_none() {
             return self.base.scan(start, end, visit);
         }
@@ -113,20 +106,4 @@ impl Read for Overlay<'_> {
             }
         }
     }
-}
-
-/// The entries from `start` (inclusive) to `end` (exclusive; empty: to the
-/// last).
-pub(super) fn range<'a, V>(
-    map: &'a std::collections::BTreeMap<Key, V>,
-    start: &[u8],
-    end: &[u8],
-) -> btree_map::Range<'a, Key, V> {
-    let end = match end {
-        [] => Bound::Unbounded,
-        // nothing, written in the order that a map asks for
-        _ if end <= start => Bound::Excluded(start),
-        _ => Bound::Excluded(end),
-    };
-    map.range::<[u8], _>((Bound::Included(start), end))
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    Changes, Key, Read, Replay, State, Taken, Value, Visit, draft,
+    Changes, Key, Read, Replay, State, Taken, Value, Visit, changes,
     fingerprint::{Fingerprint, Marker, Owner},
     read_once,
     replay::catch_up,
@@ -115,7 +115,7 @@ impl Read for BTreeMap<Key, Value> {
     }
 
     fn scan(&self, start: &[u8], end: &[u8], visit: &mut Visit<'_>) {
-        for (key, value) in draft::range(self, start, end) {
+        for (key, value) in changes::range(self, start, end) {
             if visit(key, value).is_break() {
                 return;
             }

@@ -2,6 +2,7 @@
 //! derived by the machine and rebuilt from the journal whenever it is lost.
 //! Knows nothing of what the keys mean.
 
+mod changes;
 mod draft;
 mod fingerprint;
 pub mod memory;
@@ -11,10 +12,11 @@ mod replay;
 pub mod sled;
 mod snapshot;
 
-use std::{collections::BTreeMap, ops::ControlFlow};
+use std::ops::ControlFlow;
 
 use axis_proto::id::Hasher;
 
+pub use changes::Changes;
 pub use draft::Draft;
 pub use fingerprint::FORMAT_VERSION;
 pub use replay::Replay;
@@ -25,8 +27,6 @@ pub use snapshot::Taken;
 pub type Key = Vec<u8>;
 /// A value, at most 4 KiB.
 pub type Value = Vec<u8>;
-/// New values by key; `None` deletes.
-pub type Changes = BTreeMap<Key, Option<Value>>;
 
 /// What a scan calls with each key and its value.
 pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;

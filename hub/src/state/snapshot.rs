@@ -71,7 +71,7 @@ pub(super) struct Taking {
 impl Taking {
     /// A key is about to change, or was before this snapshot is all written.
     pub(super) fn keep(&mut self, key: &[u8], was: Option<&[u8]>) {
-        if key >= self.next.as_slice() && !self.kept.contains_key(key) {
+        if key >= self.next.as_slice() && self.kept.get(key).is_none() {
             self.kept.insert(key.to_vec(), was.map(<[u8]>::to_vec));
         }
     }
@@ -92,7 +92,7 @@ impl Taking {
         });
         outcome?;
         let Some(next) = next else { return Ok(true) };
-        self.kept = self.kept.split_off(&next);
+        self.kept.forget_before(&next);
         self.next = next;
         Ok(false)
     }

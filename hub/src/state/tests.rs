@@ -14,7 +14,8 @@ fn key() -> impl Strategy<Value = Key> {
 }
 
 fn changes() -> impl Strategy<Value = Changes> {
-    prop::collection::btree_map(key(), prop::option::of(prop::collection::vec(any::<u8>(), 0..4)), 0..24)
+    let value = prop::option::of(prop::collection::vec(any::<u8>(), 0..4));
+    prop::collection::btree_map(key(), value, 0..24).prop_map(Changes::from_iter)
 }
 
 fn bound() -> impl Strategy<Value = Key> {

@@ -356,7 +356,7 @@ impl Admin {
     }
 
     fn directory_version(&self) -> u64 {
-        self.ctx.read(|read| query::meta(read).directory_version)
+        self.ctx.read(|read| query::directory_version(read))
     }
 
     fn new_token(&self) -> Result<(String, Digest)> {

@@ -88,7 +88,7 @@ async fn list_agencies(call: &Call, request: ListAgenciesRequest) -> Result<List
     call.blocking(move |context| {
         Ok(context.read(|read| {
             let (agencies, next_after) = query::agencies(read, &request.after, max, &request.containing);
-            let directory_version = query::meta(read).directory_version;
+            let directory_version = query::directory_version(read);
             ListAgenciesResponse { agencies, directory_version, next_after }
         }))
     })
@@ -97,15 +97,15 @@ async fn list_agencies(call: &Call, request: ListAgenciesRequest) -> Result<List
 
 fn get_agency(call: &Call, request: &GetAgencyRequest) -> Result<GetAgencyResponse> {
     let (agency, directory_version) =
-        call.read(|read| (query::agency_or_alias(read, &request.code), query::meta(read).directory_version));
+        call.read(|read| (query::agency_or_alias(read, &request.code), query::directory_version(read)));
     let agency = agency.ok_or_else(|| Error::invalid("code", Reason::NotFound, &request.code))?;
     Ok(GetAgencyResponse { agency: Some(agency), directory_version })
 }
 
 async fn list_changes(call: &Call, request: &ListChangesRequest) -> Result<ListChangesResponse> {
     let max = page(request.max_changes, 100, 1_000)?;
-    let (found, directory_version) = call
-        .read(|read| (query::changes(read, request.since_version, max), query::meta(read).directory_version));
+    let (found, directory_version) =
+        call.read(|read| (query::changes(read, request.since_version, max), query::directory_version(read)));
     if request.since_version > directory_version {
         let refusal = crate::error::Refusal::new(Reason::CursorGone)
             .at("since_version", Reason::CursorGone, request.since_version)

@@ -10,7 +10,6 @@ use axis_proto::{
         submission_service_server::{SubmissionService, SubmissionServiceServer},
         submit_stream_response::Outcome,
     },
-    id::{AgencyCode, EnvelopeId},
     limits::{DOCUMENTS_MAX, SIGNATURES_MAX},
     seal::PayloadType,
 };
@@ -154,7 +153,7 @@ async fn prepare(call: &Call, message: SubmitRequest) -> Result<Submit> {
 /// Looks up the recipients of a broadcast, so that the writer does not: a part
 /// at a time, because the writer waits for whoever holds the state.
 async fn look_ahead(call: &Call, looking: &Turns, mut admitted: Submit) -> Result<Submit> {
-    if !machine::is_wide(&admitted) || is_known(call, &admitted) {
+    if !machine::is_wide(&admitted) || admitted.is_known {
         return Ok(admitted);
     }
     let turn = looking.take(call.system()).await?;
@@ -198,33 +197,22 @@ async fn submit_counted(
     Ok(SubmitResponse { receipt: Some(receipt), duplicate: outcome.duplicate, erased_unix_ms })
 }
 
-/// Whether an envelope with this id was accepted before: it gets its receipt
-/// again however much the system has spent.
-fn is_known(call: &Call, admitted: &Submit) -> bool {
-    let envelope = &admitted.envelope;
-    let id = EnvelopeId::from_slice(&envelope.envelope_id).ok();
-    let named = envelope.sender.parse::<AgencyCode>().ok().zip(id);
-    named.is_some_and(|(sender, id)| call.read(|read| query::envelope_by_id(read, &sender, &id)).is_some())
-}
-
 /// Commits a submission if the system may cause more today. What was accepted
-/// before, or is refused, costs nothing.
+/// before, or is refused, costs nothing: it gets its receipt again however much
+/// the system has spent.
 async fn within_quota(call: &Call, admitted: Submit) -> Result<machine::Outcome> {
     let (system, quota) = (call.system(), &call.context.quota);
     let lane = Lane::of(admitted.envelope.priority());
     let documents: usize = admitted.documents.iter().map(|document| document.len()).sum();
     let cost = Cost { records: 1, bytes: (admitted.signed.sealed.len() + documents) as u64 };
-    if is_known(call, &admitted) {
+    if admitted.is_known {
         return call.context.committer.commit(Command::Submit(Box::new(admitted))).await;
     }
     quota.spend(system, lane, cost)?;
     let outcome = call.context.committer.commit(Command::Submit(Box::new(admitted))).await;
     match &outcome {
         Ok(outcome) if !outcome.duplicate => {
-            let sequence = shown(outcome)?;
-            let row = call.read(|read| query::envelope(read, sequence));
-            let records = u64::from(row.map_or(0, |row| row.recipient_count));
-            quota.charge(system, lane, Cost { records, bytes: 0 });
+            quota.charge(system, lane, Cost { records: outcome.recipient_count.into(), bytes: 0 });
         }
         _ => quota.give_back(system, lane, cost),
     }
@@ -243,7 +231,7 @@ async fn check(call: &Call, looking: &Turns, message: CheckRequest) -> Result<Ch
 async fn check_whole(call: &Call, looking: &Turns, message: CheckRequest) -> Result<CheckResponse> {
     let message = sized(SubmitRequest { sealed_envelope: message.sealed_envelope, documents: Vec::new() })?;
     let admitted = prepare(call, message).await?;
-    if !is_known(call, &admitted) {
+    if !admitted.is_known {
         // as much work as a submission, and paid like a record that it is not
         let lane = Lane::of(admitted.envelope.priority());
         call.context.quota.spend(call.system(), lane, Cost { records: 1, bytes: 0 })?;

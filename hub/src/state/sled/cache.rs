@@ -3,7 +3,11 @@
 //! envelope is known, several times in a row.
 //!
 //! Never stale: a key that is being written is found in the layers above and
-//! not asked for here, and is forgotten before it leaves them.
+//! not asked for here, and before it leaves them all that was read of its
+//! table is of no use any more. The tables that every call asks for hardly
+//! ever change; of the others it is enough to know what was read just now.
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use quick_cache::{Weighter, sync};
 
@@ -19,27 +23,58 @@ const OVERHEAD_BYTES: usize = 96;
 const KEYS: usize = limits::STATE_CACHE_BYTES / 256;
 
 /// Values by key, also of keys that are not there.
-pub(super) struct Cache(sync::Cache<Key, Option<Value>, Bytes>);
+pub(super) struct Cache {
+    values: sync::Cache<Key, Held, Bytes>,
+    /// How often sled was written.
+    writes: AtomicU64,
+    /// Which of them wrote a table last, by its byte.
+    written: [AtomicU64; 256],
+}
+
+#[derive(Clone)]
+struct Held {
+    value: Option<Value>,
+    /// How often sled had been written when it was read.
+    writes: u64,
+}
 
 #[derive(Clone)]
 struct Bytes;
 
-impl Weighter<Key, Option<Value>> for Bytes {
-    fn weight(&self, key: &Key, value: &Option<Value>) -> u64 {
-        (OVERHEAD_BYTES + key.len() + value.as_ref().map_or(0, Vec::len)) as u64
+impl Weighter<Key, Held> for Bytes {
+    fn weight(&self, key: &Key, held: &Held) -> u64 {
+        (OVERHEAD_BYTES + key.len() + held.value.as_ref().map_or(0, Vec::len)) as u64
     }
 }
 
 impl Cache {
     pub(super) fn new() -> Self {
-        Self(sync::Cache::with_weighter(KEYS, limits::STATE_CACHE_BYTES as u64, Bytes))
+        Self {
+            values: sync::Cache::with_weighter(KEYS, limits::STATE_CACHE_BYTES as u64, Bytes),
+            writes: AtomicU64::new(0),
+            written: [const { AtomicU64::new(0) }; 256],
+        }
     }
 
-    /// Forgets what was written. Only while the layers still have it.
-    pub(super) fn forget(&self, written: &Changes) {
-        for key in written.keys() {
-            self.0.remove(key);
+    /// What was read of these tables so far is of no use any more. Only while
+    /// the layers still have what was written: whoever reads past them then
+    /// has had their lock after it, and so sees this.
+    pub(super) fn forget(&self, changes: &Changes) {
+        let writes = self.writes.load(Ordering::Relaxed) + 1;
+        for table in changes.tables() {
+            self.written[usize::from(table)].store(writes, Ordering::Relaxed);
         }
+        self.writes.store(writes, Ordering::Relaxed);
+    }
+
+    fn get(&self, key: &[u8]) -> Option<Option<Value>> {
+        let written = self.written[usize::from(*key.first()?)].load(Ordering::Relaxed);
+        self.values.get(key).filter(|held| held.writes >= written).map(|held| held.value)
+    }
+
+    fn keep(&self, key: &[u8], value: &Option<Value>) {
+        let held = Held { value: value.clone(), writes: self.writes.load(Ordering::Relaxed) };
+        self.values.insert(key.to_vec(), held);
     }
 }
 
@@ -51,11 +86,11 @@ pub(super) struct Cached<'a> {
 
 impl Read for Cached<'_> {
     fn get(&self, key: &[u8]) -> Option<Value> {
-        if let Some(held) = self.cache.0.get(key) {
+        if let Some(held) = self.cache.get(key) {
             return held;
         }
         let value = self.store.get(key);
-        self.cache.0.insert(key.to_vec(), value.clone());
+        self.cache.keep(key, &value);
         value
     }
 

@@ -14,7 +14,7 @@ use std::{
     },
 };
 
-use crate::state::{Changes, Key, Read, Value, Visit, draft};
+use crate::state::{Changes, Key, Read, Value, Visit, changes};
 
 /// Deletions passed at the start of a scan that are worth a note whatever else
 /// it visits.
@@ -61,7 +61,7 @@ impl Gaps {
             Some((from, before)) if before.key.as_slice() >= start => from.clone(),
             _ => start.to_vec(),
         };
-        let met: Vec<Key> = draft::range(&ranges, &from, &end.key).map(|(from, _)| from.clone()).collect();
+        let met: Vec<Key> = changes::range(&ranges, &from, &end.key).map(|(from, _)| from.clone()).collect();
         for start in met {
             let Some(other) = ranges.remove(&start) else { continue };
             if (&other.key, other.is_key) > (&end.key, end.is_key) {
@@ -78,14 +78,24 @@ impl Gaps {
             return;
         }
         let mut ranges = self.ranges();
+        // keys before this one are in no range
+        let mut next = Key::new();
         for (key, change) in changes {
+            if *key < next {
+                continue;
+            }
             let mut before = ranges.range_mut::<[u8], _>((Bound::Unbounded, Bound::Included(key.as_slice())));
-            let Some((from, end)) = before.next_back() else { continue };
+            let Some((from, end)) = before.next_back().filter(|(_, end)| end.key >= *key) else {
+                let mut after = ranges.range::<[u8], _>((Bound::Excluded(key.as_slice()), Bound::Unbounded));
+                let Some((from, _)) = after.next() else { break };
+                next.clone_from(from);
+                continue;
+            };
             match change {
                 Some(_) if from == key && end.key > *key => drop(ranges.remove(key)),
-                Some(_) if end.key >= *key => *end = End { key: key.clone(), is_key: true },
+                Some(_) => *end = End { key: key.clone(), is_key: true },
                 None if end.key == *key => end.is_key = false,
-                _ => {}
+                None => {}
             }
         }
         self.some.store(!ranges.is_empty(), Ordering::Relaxed);
@@ -144,7 +154,7 @@ impl Read for Moment<'_> {
         }
         // nothing of what the layers have before `to` is visible, or it would
         // have been visited first
-        let passed = |layer| draft::range(layer, from, &to).take(WORTH).count();
+        let passed = |layer: &Changes| layer.range(from, &to).take(WORTH).count();
         let looked_for_the_first = visited == 0 || (visited == 1 && stopped);
         if looked_for_the_first || self.layers.into_iter().map(passed).sum::<usize>() >= WORTH {
             self.gaps.note(from, End { key: to, is_key });
@@ -165,7 +175,7 @@ mod tests {
     }
 
     fn deleted(key: &[u8]) -> Changes {
-        Changes::from([(key.to_vec(), None)])
+        Changes::from_iter([(key.to_vec(), None)])
     }
 
     fn note(gaps: &Gaps, start: &[u8], end: &[u8], is_key: bool) {

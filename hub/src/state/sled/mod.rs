@@ -213,11 +213,7 @@ impl State for SledState {
         layers.applied = applied;
         layers.gaps.fill(&changes);
         let before = layers.active.len();
-        if layers.active.is_empty() {
-            layers.active = changes;
-        } else {
-            layers.active.extend(changes);
-        }
+        layers.active.extend(changes);
         let active = layers.active.len();
         shared.waiting.fetch_add(active - before, Ordering::Relaxed);
         drop(layers);

@@ -344,8 +344,8 @@ fn a_key_that_came_and_went_never_reaches_sled() {
     house.options.flush_interval = Duration::from_secs(3_600);
     let (state, _) = house.open();
     let put = |key: &[u8]| (key.to_vec(), Some(b"value".to_vec()));
-    state.publish(Changes::from([put(b"stays"), put(b"goes")]), 1);
-    state.publish(Changes::from([(b"goes".to_vec(), None)]), 2);
+    state.publish(Changes::from_iter([put(b"stays"), put(b"goes")]), 1);
+    state.publish(Changes::from_iter([(b"goes".to_vec(), None)]), 2);
     drop(state);
     let redo = fs::read(house.options.dir.join(redo::FILE)).unwrap();
     let holds = |key: &[u8]| redo.windows(key.len()).any(|part| part == key);
