@@ -105,7 +105,7 @@ impl Options {
             layout_version,
             cache_bytes: limits::SLED_CACHE_BYTES,
             flush_interval: limits::STATE_FLUSH_INTERVAL,
-            flush_keys: limits::STATE_LAG_KEYS_MAX / 8,
+            flush_keys: limits::STATE_LAG_KEYS_MAX / 4,
             lag_keys_max: limits::STATE_LAG_KEYS_MAX / 2,
             snapshot_records: limits::SNAPSHOT_RECORDS,
         }
@@ -390,7 +390,8 @@ impl<'a> Progress<'a> {
     /// As long as was worked, unless somebody waits for the rest or soon will.
     fn rest(&self) {
         let Shared { options, waiting, filling, work, .. } = self.shared;
-        if waiting.load(Ordering::Relaxed) / 2 >= options.flush_keys || filling.load(Ordering::Relaxed) {
+        let soon = usize::midpoint(options.flush_keys, options.lag_keys_max);
+        if waiting.load(Ordering::Relaxed) >= soon || filling.load(Ordering::Relaxed) {
             return;
         }
         let worked = self.since.elapsed().min(REST_MAX);
