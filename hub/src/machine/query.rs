@@ -141,6 +141,10 @@ pub fn signing_key(read: &dyn Read, id: &KeyId) -> Option<(SigningKey, u64)> {
 /// A signing key as it was when a record was made, and the record that made it
 /// so.
 pub fn signing_key_at(read: &dyn Read, id: &KeyId, sequence: u64) -> Option<(SigningKey, u64)> {
+    // most keys have not changed since
+    if let Some(now) = signing_key(read, id).filter(|(_, changed)| *changed <= sequence) {
+        return Some(now);
+    }
     let start = key::signing_key_version(id.as_bytes(), 0);
     let end = key::signing_key_version(id.as_bytes(), sequence.saturating_add(1));
     let mut then = None;
