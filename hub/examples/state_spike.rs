@@ -12,7 +12,6 @@
 //! small keys each, the newest of the queue on top of all that waits.
 
 use std::{
-    collections::BTreeMap,
     fs, io,
     ops::ControlFlow,
     path::Path,
@@ -158,9 +157,9 @@ fn main() -> io::Result<()> {
         let start = Instant::now();
         let mut applied = 0;
         for first in (0..deliveries).step_by(1_000) {
-            let mut draft = BTreeMap::new();
+            let mut draft = Changes::new();
             for number in first..deliveries.min(first + 1_000) {
-                accept(&mut |key, value| drop(draft.insert(key, Some(value))), number);
+                accept(&mut |key, value| draft.insert(key, Some(value)), number);
             }
             applied += 1_000;
             state.publish(draft, applied);

@@ -330,6 +330,7 @@ impl House {
             documents: Vec::new(),
             kept: Default::default(),
             ahead: None,
+            is_known: false,
         }
     }
 

@@ -338,6 +338,7 @@ impl Party {
             documents: vec![Content::of(document)],
             kept: Default::default(),
             ahead: None,
+            is_known: false,
         }
     }
 }

@@ -733,11 +733,18 @@ fn who_may_speak_is_decided_at_the_record() {
         remark: "lộ khóa".into(),
     };
     let (revoked, refused) = world.batch(|batch| (decide(batch, &revoke), decide(batch, &submission)));
-    assert!(revoked.is_ok());
+    let revoked = revoked.expect("revoked").sequence().expect("a record");
     let Err(Error::Refused(refusal)) = refused else {
         panic!("the same batch decided it after the revocation")
     };
     assert_eq!(refusal.reason, Reason::KeyRevoked);
+    let key_at = |sequence| world.read(|read| query::signing_key_at(read, &key_of("vpcp"), sequence));
+    let (before, first) = key_at(revoked - 1).expect("it was there");
+    assert!(before.revoked_unix_ms == 0 && first < revoked);
+    assert!(key_at(first - 1).is_none());
+    for later in [revoked, revoked + 1] {
+        assert!(matches!(key_at(later), Some((key, at)) if key.revoked_unix_ms != 0 && at == revoked));
+    }
 
     let envelope = world.envelope("G18", &["H53"]);
     let submission = world.submission("byt", envelope);

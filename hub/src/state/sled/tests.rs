@@ -976,3 +976,41 @@ fn one_that_is_far_behind_is_filled_and_begun_anew_after_a_crash_in_it() {
     let before = house.records.size() - had;
     assert!(house.check() < before);
 }
+
+/// Readers ask for keys that change now and then, in tables of which one is
+/// written all the time, while they wander from memory to sled and back.
+#[test]
+fn what_sled_was_asked_before_is_never_what_it_was_before() {
+    const KEYS: u64 = 12;
+    let mut house = House::new();
+    house.options.flush_interval = Duration::from_millis(1);
+    let (state, _) = house.open();
+    let key = |number: u64| vec![b'a' + (number % 3) as u8, number as u8];
+    let steps = if cfg!(debug_assertions) { 4_000 } else { 40_000 };
+    let written = |number, step: u64| (key(number), Some(step.to_be_bytes().to_vec()));
+    state.publish((0..KEYS).map(|number| written(number, KEYS)).collect(), KEYS);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut random = fastrand::Rng::new();
+                while state.applied() < steps {
+                    let (number, applied) = (random.u64(0..KEYS), state.applied());
+                    let value = crate::state::read_once(&state, |read| read.get(&key(number)));
+                    let value = u64::from_be_bytes(value.unwrap().try_into().unwrap());
+                    // step `n` wrote key `n % KEYS`
+                    let last = KEYS.max(applied - (applied + KEYS - number) % KEYS);
+                    assert!(value >= last, "key {number} of step {last} at least, found {value}");
+                }
+            });
+        }
+        for step in KEYS + 1..=steps {
+            state.publish(Changes::from_iter([written(step % KEYS, step)]), step);
+            if house.random.u32(0..100) == 0 {
+                let began = state.lag().applied;
+                while state.lag().applied == began {
+                    thread::yield_now();
+                }
+            }
+        }
+    });
+}
