@@ -469,6 +469,8 @@ pub mod ended {
 
 /// Makes keys.
 pub mod key {
+    pub use crate::state::prefix_end as end_of;
+
     use super::{DeliveryId, Digest, Timer, delivery_bytes};
     use crate::state::Key;
 
@@ -477,18 +479,6 @@ pub mod key {
         key.push(tag);
         parts.iter().for_each(|part| key.extend_from_slice(part));
         key
-    }
-
-    /// The first key after all that begin with `prefix`.
-    pub fn end_of(prefix: &[u8]) -> Key {
-        let mut end = prefix.to_vec();
-        while let Some(last) = end.pop() {
-            if last < u8::MAX {
-                end.push(last + 1);
-                break;
-            }
-        }
-        end
     }
 
     /// → Meta
