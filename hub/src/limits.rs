@@ -210,8 +210,8 @@ pub const UPLOAD_HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
 pub const SLED_CACHE_BYTES: u64 = 16 * 1024 * 1024;
 /// What was read from sled lately, with the keys.
 pub const STATE_CACHE_BYTES: usize = 4 * 1024 * 1024;
-/// Keys that wait for sled before the writer itself waits: 32 MiB or so.
-pub const STATE_LAG_KEYS_MAX: usize = 200_000;
+/// Keys that wait for sled before the writer itself waits: 16 MiB or so.
+pub const STATE_LAG_KEYS_MAX: usize = 100_000;
 /// How often sled is written.
 pub const STATE_FLUSH_INTERVAL: Duration = Duration::from_millis(500);
 /// Records between snapshots.

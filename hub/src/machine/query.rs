@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, ops::ControlFlow};
 
 use axis_proto::{
+    envelope::v1::Envelope,
     hub::v1::DeliveryState,
     id::{AgencyCode, DeliveryId, Digest, EnvelopeId, KeyId, SystemId},
     record::v1::{
@@ -220,6 +221,11 @@ pub fn envelope(read: &dyn Read, sequence: u64) -> Option<EnvelopeRow> {
 /// An accepted envelope's record by its sender and id.
 pub fn envelope_by_id(read: &dyn Read, sender: &AgencyCode, id: &EnvelopeId) -> Option<u64> {
     read.get(&key::envelope_id(sender.as_str(), id.as_bytes())).map(|value| number(&value))
+}
+
+/// Whether an envelope with this one's sender and id was accepted.
+pub fn is_envelope_known(read: &dyn Read, envelope: &Envelope) -> bool {
+    read.get(&key::envelope_id(&envelope.sender, &envelope.envelope_id)).is_some()
 }
 
 /// A delivery.

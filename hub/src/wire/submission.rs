@@ -205,11 +205,16 @@ async fn within_quota(call: &Call, admitted: Submit) -> Result<machine::Outcome>
     let lane = Lane::of(admitted.envelope.priority());
     let documents: usize = admitted.documents.iter().map(|document| document.len()).sum();
     let cost = Cost { records: 1, bytes: (admitted.signed.sealed.len() + documents) as u64 };
+    let commit = |admitted| call.context.committer.commit(Command::Submit(Box::new(admitted)));
     if admitted.is_known {
-        return call.context.committer.commit(Command::Submit(Box::new(admitted))).await;
+        return commit(admitted).await;
     }
-    quota.spend(system, lane, cost)?;
-    let outcome = call.context.committer.commit(Command::Submit(Box::new(admitted))).await;
+    if let Err(refused) = quota.spend(system, lane, cost) {
+        // it may have been accepted while this call waited for its turn
+        let is_known = call.read(|read| query::is_envelope_known(read, &admitted.envelope));
+        return if is_known { commit(admitted).await } else { Err(refused) };
+    }
+    let outcome = commit(admitted).await;
     match &outcome {
         Ok(outcome) if !outcome.duplicate => {
             quota.charge(system, lane, Cost { records: outcome.recipient_count.into(), bytes: 0 });
