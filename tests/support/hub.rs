@@ -17,7 +17,7 @@ use axis_proto::note::CheckpointVerifier;
 use tempfile::TempDir;
 use tokio::net::TcpSocket;
 
-use crate::{Admin, Ministry, admin, copy, seed::Seeded};
+use crate::{Admin, Ministry, admin, copy, eventually, seed::Seeded};
 
 /// A hub in a directory of its own.
 pub struct TestHub {
@@ -111,6 +111,11 @@ impl TestHub {
     pub async fn resume(&mut self) -> anyhow::Result<()> {
         let mut config = Config::load(&self.path())?;
         (self.change)(&mut config);
+        let Listen { systems, enrolment, operators, .. } = config.listen;
+        for address in [systems, enrolment, operators] {
+            // what listened there before may not be all gone on a busy machine
+            eventually("a port is free", async || std::net::TcpListener::bind(address).is_ok()).await;
+        }
         let hub = Hub::start(config, self.clock.clone()).await.context("starting the hub")?;
         self.hub = Some(hub);
         Ok(())
