@@ -173,7 +173,7 @@ async fn who_is_suspended_reaches_no_decoder() -> anyhow::Result<()> {
     };
     let request = SubmitRequest { sealed_envelope: Some(sealed), documents: vec![Bytes::new(); 500] };
     let status = raw.submission().submit(request).await.expect_err("refused");
-    assert_eq!(refusal_of(&status).0, Some(Reason::Suspended));
+    assert_eq!(refusal_of(&status).0, Some(Reason::Suspended), "{status:?}");
     situation.honest().await?;
     situation.hub.finish().await?;
     Ok(())
