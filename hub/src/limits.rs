@@ -230,7 +230,8 @@ pub const UPLOAD_FILES: u64 = 2;
 /// Free bytes that a snapshot leaves of them, for records.
 pub const DISK_LOW_SNAPSHOT_BYTES: u64 = 256 * 1024 * 1024;
 /// Free bytes below which sled is not written, which would be of no use after
-/// a write that failed: twice what one flush may take. The journal has them.
+/// a write that failed. A write of many keys that are far apart may take more.
+/// The journal has them.
 pub const DISK_STATE_BYTES: u64 = 64 * 1024 * 1024;
 
 // connections

@@ -113,7 +113,7 @@ impl TestHub {
         (self.change)(&mut config);
         let Listen { systems, enrolment, operators, .. } = config.listen;
         for address in [systems, enrolment, operators] {
-            // what listened there before may not be all gone on a busy machine
+            // `Hub::stop` ends what listened there, and does not wait until it has let go
             eventually("a port is free", async || std::net::TcpListener::bind(address).is_ok()).await;
         }
         let hub = Hub::start(config, self.clock.clone()).await.context("starting the hub")?;
