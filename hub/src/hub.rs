@@ -4,6 +4,7 @@
 //! ```text
 //! lock ▶ listeners bound ▶ journal ▶ tree ▶ state ▶ writer ▶ listeners served
 //! stop: nothing new ▶ what is under way, until the deadline ▶ writer ▶ state
+//!       ▶ the operators' page ▶ lock
 //! ```
 
 use std::{
@@ -276,15 +277,19 @@ impl Hub {
             writer.stop();
             state.stop();
             // not before: nobody else may open stores that are written still
-            drop((held, lock));
+            (held, lock)
         });
-        if timeout(limits::STORES_STOP_TIMEOUT, stores).await.is_err() {
+        let stores = timeout(limits::STORES_STOP_TIMEOUT, stores).await;
+        if stores.is_err() {
             left.push("the writer: the data disk does not answer".to_owned());
         }
         self.stopped.cancel();
+        self.tasks.iter().for_each(JoinHandle::abort);
         for task in self.tasks.drain(..) {
-            task.abort();
+            let _aborted = timeout(CUT_TIMEOUT, task).await;
         }
+        // not before: who may start next finds every port free
+        drop(stores);
         for what in &left {
             tracing::warn!(what, "left when stopping");
         }

@@ -17,7 +17,7 @@ use axis_proto::note::CheckpointVerifier;
 use tempfile::TempDir;
 use tokio::net::TcpSocket;
 
-use crate::{Admin, Ministry, admin, copy, eventually, seed::Seeded};
+use crate::{Admin, Ministry, admin, copy, seed::Seeded};
 
 /// A hub in a directory of its own.
 pub struct TestHub {
@@ -111,11 +111,6 @@ impl TestHub {
     pub async fn resume(&mut self) -> anyhow::Result<()> {
         let mut config = Config::load(&self.path())?;
         (self.change)(&mut config);
-        let Listen { systems, enrolment, operators, .. } = config.listen;
-        for address in [systems, enrolment, operators] {
-            // `Hub::stop` ends what listened there, and does not wait until it has let go
-            eventually("a port is free", async || std::net::TcpListener::bind(address).is_ok()).await;
-        }
         let hub = Hub::start(config, self.clock.clone()).await.context("starting the hub")?;
         self.hub = Some(hub);
         Ok(())

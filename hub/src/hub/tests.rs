@@ -553,6 +553,23 @@ async fn an_upload_ends_when_the_disk_becomes_nearly_full_and_goes_on_when_there
 /// What is told to nobody who waits when the journal fails: the process ends,
 /// and the next start finds out what the disk holds.
 #[tokio::test(flavor = "multi_thread")]
+async fn a_hub_that_has_stopped_has_let_go_of_its_ports() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = make(&dir.path().join("hub"));
+    for round in 0..20 {
+        let hub = Hub::start(config.clone(), Clock::system()).await.unwrap();
+        let Addresses { systems, enrolment, operators, .. } = hub.addresses().clone();
+        let kept = TcpStream::connect(operators).await.unwrap();
+        assert!(hub.stop().await.is_empty());
+        for (port, name) in [(systems, "systems"), (enrolment, "enrolment"), (operators, "operators")] {
+            let free = std::net::TcpListener::bind(port);
+            assert!(free.is_ok(), "round {round}: {name} cannot be bound: {free:?}");
+        }
+        drop(kept);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_journal_that_cannot_be_written_or_synced_stops_the_hub_at_once() {
     for syncs in [false, true] {
         let dir = tempfile::tempdir().unwrap();

@@ -18,6 +18,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    task::JoinHandle,
     time::{Sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -189,17 +190,18 @@ pub struct Accept {
 }
 
 impl Accept {
-    /// Accepts until stopping; gives what has shaken hands.
-    pub fn run(self, listener: TcpListener) -> ReceiverStream<io::Result<Connection>> {
+    /// Accepts until stopping; gives what has shaken hands, and the task that
+    /// has let go of the port when it ends.
+    pub fn run(self, listener: TcpListener) -> (ReceiverStream<io::Result<Connection>>, JoinHandle<()>) {
         let (sender, receiver) = mpsc::channel(limits::HANDSHAKES_MAX);
-        tokio::spawn(async move {
+        let accepting = tokio::spawn(async move {
             let stopping = self.stopping.clone();
             tokio::select! {
                 () = stopping.cancelled() => {}
                 () = self.accept_all(listener, sender) => {}
             }
         });
-        ReceiverStream::new(receiver)
+        (ReceiverStream::new(receiver), accepting)
     }
 
     async fn accept_all(self, listener: TcpListener, sender: mpsc::Sender<io::Result<Connection>>) {

@@ -197,9 +197,10 @@ pub fn serve(
         stopping: ctx.stopping.clone(),
     };
     let tls = tls::systems_config(certificate.clone(), authorities, &ctx.clock)?;
-    let of_systems = accept(tls, listener::Bounds::SYSTEMS).run(systems);
+    let (of_systems, accepting_systems) = accept(tls, listener::Bounds::SYSTEMS).run(systems);
     let tls = tls::enrolment_config(certificate.clone(), &ctx.clock)?;
-    let of_enrolment = accept(tls, listener::Bounds::enrolment(&ctx.config.patience)).run(enrolment);
+    let (of_enrolment, accepting_enrolment) =
+        accept(tls, listener::Bounds::enrolment(&ctx.config.patience)).run(enrolment);
     let of_operators = UnixListenerStream::new(operators);
     tokio::spawn(renew(ctx.clone(), certificate));
 
@@ -217,6 +218,8 @@ pub fn serve(
         ("systems", serving(ctx, "systems", for_systems)),
         ("enrolment", serving(ctx, "enrolment", for_enrolment)),
         ("operators", serving(ctx, "operators", for_operators)),
+        ("systems", accepting_systems),
+        ("enrolment", accepting_enrolment),
     ])
 }
 
