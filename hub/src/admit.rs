@@ -20,13 +20,23 @@ use crate::{
     verify::{Ground, Verified, field_of},
 };
 
+/// An envelope that may be committed.
+#[derive(Debug)]
+pub struct Admitted {
+    /// What is committed.
+    pub submit: Submit,
+    /// Whether an envelope with this id was there already. The machine looks
+    /// for itself.
+    pub is_known: bool,
+}
+
 /// Admits an envelope with the documents that ride along.
 pub fn admit(
     ground: Ground<'_>,
     caller: &SystemId,
     verified: Verified,
     documents: Vec<Bytes>,
-) -> Result<Submit> {
+) -> Result<Admitted> {
     let envelope = parse(&verified, shape::decode_envelope, shape::envelope)?;
     meant_for(ground.hub_id, "envelope.hub_id", &envelope.hub_id)?;
     let signed_digest = verified.signed().digest;
@@ -39,15 +49,15 @@ pub fn admit(
         in_time(&envelope, ground.now_ms)?;
         riding_along(&envelope, documents)?
     };
-    Ok(Submit {
+    let submit = Submit {
         system: caller.clone(),
         envelope,
         signed: verified.into_signed(),
         documents,
         kept: Kept::default(),
         ahead: None,
-        is_known: standing != Standing::New,
-    })
+    };
+    Ok(Admitted { submit, is_known: standing != Standing::New })
 }
 
 /// Admits an acknowledgement.
@@ -280,7 +290,7 @@ mod tests {
         let ground = ground(state, &points);
         let verified = verify(ground, &calling(&caller), &sealed, PayloadType::Envelope)?;
         let documents = documents.iter().copied().map(Bytes::from_static).collect();
-        admit(ground, &caller, verified, documents)
+        admit(ground, &caller, verified, documents).map(|admitted| admitted.submit)
     }
 
     #[track_caller]

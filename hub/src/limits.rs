@@ -230,9 +230,10 @@ pub const UPLOAD_FILES: u64 = 2;
 /// Free bytes that a snapshot leaves of them, for records.
 pub const DISK_LOW_SNAPSHOT_BYTES: u64 = 256 * 1024 * 1024;
 /// Free bytes below which sled is not written, which would be of no use after
-/// a write that failed. A write of many keys that are far apart may take more.
-/// The journal has them.
-pub const DISK_STATE_BYTES: u64 = 64 * 1024 * 1024;
+/// a write that failed: 200 MiB or so. That is what a write of the most keys
+/// that wait takes if no two of them are near each other, so that each brings
+/// its block of 2 KiB. The journal has them.
+pub const DISK_STATE_BYTES: u64 = STATE_LAG_KEYS_MAX as u64 * 2 * 1024;
 
 // connections
 

@@ -154,15 +154,8 @@ impl House {
             certificate: Digest::of(id.as_bytes()),
         };
         let documents = documents.into_iter().map(Content::of).collect();
-        let submit = Submit {
-            system: system(id),
-            envelope,
-            signed,
-            documents,
-            kept: Kept::default(),
-            ahead: None,
-            is_known: false,
-        };
+        let submit =
+            Submit { system: system(id), envelope, signed, documents, kept: Kept::default(), ahead: None };
         self.ok(Command::Submit(Box::new(submit))).await.sequence().expect("accepted")
     }
 

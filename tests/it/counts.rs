@@ -330,7 +330,6 @@ impl House {
             documents: Vec::new(),
             kept: Default::default(),
             ahead: None,
-            is_known: false,
         }
     }
 

@@ -18,7 +18,8 @@ use axis_hub::{
 use axis_proto::{
     admin::v1::SetSystemStateRequest,
     envelope::v1::{
-        Acknowledgement, Document, Envelope, Priority, RejectionReason, SealedEnvelope, envelope::Body,
+        Acknowledgement, Document, Envelope, Priority, Recipient, RejectionReason, SealedEnvelope,
+        envelope::Body,
     },
     hub::v1::{
         AcknowledgeRequest, CheckRequest, Credit, GetInfoRequest, Reason, ReceiveRequest, ReceiveStart,
@@ -164,8 +165,12 @@ async fn who_is_suspended_reaches_no_decoder() -> anyhow::Result<()> {
         state: SystemState::Suspended.into(),
         remark: "kiểm tra".into(),
     };
-    situation.hub.admin().await?.set_system_state(request).await?;
     let raw = Raw::at(situation.hostile.home(), "H53").await?;
+    HubServiceClient::new(raw.channel.clone()).get_info(GetInfoRequest {}).await?;
+    situation.hub.admin().await?.set_system_state(request).await?;
+    // open connections are cut, once: whoever connects then is told why at each call
+    let connections = &situation.hub.hub().context().connections;
+    eventually("its connection is cut", async || connections.count() == 0).await;
     // what nobody could decode is not looked at
     let sealed = axis_proto::envelope::v1::SealedEnvelope {
         payload: vec![0xff; 400_000].into(),
@@ -639,6 +644,38 @@ async fn a_days_allowance_ends_and_answers_go_on() -> anyhow::Result<()> {
     let info = HubServiceClient::new(raw.channel.clone()).get_info(GetInfoRequest {}).await?.into_inner();
     assert_eq!((info.limits["day_records_count"], info.limits["day_bytes"]), (6, limits::BYTES_PER_DAY));
     drop((deliveries, first));
+    situation.hub.finish().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broadcast_that_spends_the_allowance_is_answered_as_often_as_it_is_sent() -> anyhow::Result<()> {
+    const RECIPIENTS: usize = limits::WIDE_RECIPIENTS as usize + 1;
+    let situation = Situation::new(|config| config.quota.records_per_day = RECIPIENTS as u64).await?;
+    let codes: Vec<String> = (0..RECIPIENTS).map(|number| format!("H99.{number}")).collect();
+    let codes: Vec<&str> = codes.iter().map(String::as_str).collect();
+    let _province = situation.hub.ministry("province", &codes).await?;
+    let raw = Raw::at(situation.vpcp.home(), "G22").await?;
+    let mut envelope = raw.envelope("G18", b"file");
+    envelope.recipients = codes.iter().map(|code| Recipient { agency: (*code).into(), kind: 1 }).collect();
+    let sealed_envelope = Some(raw.seal(&envelope));
+    let request = SubmitRequest { sealed_envelope, documents: vec![Bytes::from_static(b"file")] };
+    // all but one of them wait for their turn at the directory, and are
+    // accepted by then, with nothing left to spend
+    let mut copies = JoinSet::new();
+    for _ in 0..24 {
+        let (mut submission, request) = (raw.submission(), request.clone());
+        copies.spawn(async move { submission.submit(request).await });
+    }
+    let answers: Result<Vec<_>, _> = copies.join_all().await.into_iter().collect();
+    let answers: Vec<_> = answers?.into_iter().map(tonic::Response::into_inner).collect();
+    assert_eq!(answers.iter().filter(|answer| !answer.duplicate).count(), 1);
+    assert!(answers.iter().all(|answer| answer.receipt == answers[0].receipt), "one receipt for all");
+    // and another one hears that the allowance is spent
+    let sealed_envelope = Some(raw.seal(&raw.envelope("G18", b"file")));
+    let request = SubmitRequest { sealed_envelope, documents: vec![Bytes::from_static(b"file")] };
+    let refused = raw.submission().submit(request).await.expect_err("the allowance is used up");
+    assert_eq!(refusal_of(&refused).0, Some(Reason::Quota), "{refused:?}");
     situation.hub.finish().await?;
     Ok(())
 }

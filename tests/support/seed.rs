@@ -338,7 +338,6 @@ impl Party {
             documents: vec![Content::of(document)],
             kept: Default::default(),
             ahead: None,
-            is_known: false,
         }
     }
 }

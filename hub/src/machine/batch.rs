@@ -12,7 +12,7 @@ use prost::Message;
 
 use super::{
     apply,
-    command::{Content, Outcome},
+    command::Content,
     query,
     tables::{key, number},
 };
@@ -194,16 +194,6 @@ pub fn pending_consignment(read: &dyn Read) -> Option<u64> {
 /// recipients.
 pub fn has_pending(changes: &Changes) -> bool {
     changes.range(b"p", b"q").any(|(_, change)| change.is_some())
-}
-
-/// One record, nothing special.
-pub(super) fn recorded(sequence: u64) -> Outcome {
-    Outcome::recorded(vec![sequence])
-}
-
-/// Decided before.
-pub(super) fn duplicate(sequence: u64) -> Outcome {
-    Outcome::before(vec![sequence])
 }
 
 /// An operator's remark as cargo; none if empty.

@@ -142,9 +142,6 @@ pub struct Submit {
     pub kept: Kept,
     /// Its recipients, if they were looked up already.
     pub ahead: Option<Box<Ahead>>,
-    /// Whether an envelope with this id was there when it was admitted. The
-    /// machine looks for itself.
-    pub is_known: bool,
 }
 
 /// How long an envelope is kept once every recipient is settled.
@@ -188,13 +185,13 @@ pub struct Outcome {
 
 impl Outcome {
     /// Records, nothing special.
-    pub(super) fn recorded(sequences: Vec<u64>) -> Self {
-        Self { sequences, ..Self::default() }
+    pub(super) fn recorded(sequences: impl Into<Vec<u64>>) -> Self {
+        Self { sequences: sequences.into(), ..Self::default() }
     }
 
     /// Decided before, by these records.
-    pub(super) fn before(sequences: Vec<u64>) -> Self {
-        Self { sequences, duplicate: true, ..Self::default() }
+    pub(super) fn before(sequences: impl Into<Vec<u64>>) -> Self {
+        Self { sequences: sequences.into(), duplicate: true, ..Self::default() }
     }
 
     /// The record to show.

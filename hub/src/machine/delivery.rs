@@ -16,7 +16,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::{
-    batch::{Batch, duplicate, recorded, remark_cargo},
+    batch::{Batch, remark_cargo},
     command::{Outcome, Signed},
     envelope::{key_ids, may_speak_for},
     moves, query, retention,
@@ -177,10 +177,10 @@ pub(super) fn acknowledge(
     let cargo = vec![(CargoKind::SealedAcknowledgement, signed.sealed.clone())];
     let digest = Bytes::copy_from_slice(signed.digest.as_bytes());
     if found.delivery.state() == DeliveryState::Acknowledged {
-        return Ok(duplicate(found.delivery.since_sequence));
+        return Ok(Outcome::before([found.delivery.since_sequence]));
     }
     if found.delivery.late_sequence != 0 {
-        return Ok(duplicate(found.delivery.late_sequence));
+        return Ok(Outcome::before([found.delivery.late_sequence]));
     }
     let event = if found.delivery.is_settled() {
         Event::LateAccepted(LateAccepted {
@@ -197,7 +197,7 @@ pub(super) fn acknowledge(
             key_ids: key_ids(signed),
         })
     };
-    Ok(recorded(batch.record(event, &found.sender_feed(), cargo)?))
+    Ok(Outcome::recorded([batch.record(event, &found.sender_feed(), cargo)?]))
 }
 
 /// The recipient cannot take it.
@@ -215,7 +215,7 @@ pub(super) fn reject(
     };
     let found = answered(batch, system, &answer, signed)?;
     if found.delivery.state() == DeliveryState::Rejected {
-        return Ok(duplicate(found.delivery.since_sequence));
+        return Ok(Outcome::before([found.delivery.since_sequence]));
     }
     if found.delivery.is_settled() {
         let how = found.delivery.settlement().as_str_name();
@@ -229,7 +229,7 @@ pub(super) fn reject(
         reason: rejection.reason,
     });
     let cargo = vec![(CargoKind::SealedRejection, signed.sealed.clone())];
-    Ok(recorded(batch.record(event, &found.sender_feed(), cargo)?))
+    Ok(Outcome::recorded([batch.record(event, &found.sender_feed(), cargo)?]))
 }
 
 /// The caller's current lease of a delivery.
@@ -282,7 +282,7 @@ pub(super) fn extend(
         attempt,
         lease_until_unix_ms: batch.now + duration_ms,
     });
-    Ok(recorded(batch.record(event, &[], Vec::new())?))
+    Ok(Outcome::recorded([batch.record(event, &[], Vec::new())?]))
 }
 
 /// A lease ends without a settlement: it waits again, or is parked; at whoever
@@ -331,7 +331,7 @@ pub(super) fn requeue(
 ) -> Result<Outcome> {
     let found = find_parked(batch, id)?;
     let event = Event::Requeued(Requeued { delivery: found.named(), operator: operator.to_owned() });
-    Ok(recorded(batch.record(event, &found.sender_feed(), remark_cargo(remark)?)?))
+    Ok(Outcome::recorded([batch.record(event, &found.sender_feed(), remark_cargo(remark)?)?]))
 }
 
 /// Back to its sender.
@@ -343,7 +343,7 @@ pub(super) fn give_back(
 ) -> Result<Outcome> {
     let found = find_parked(batch, id)?;
     let event = Event::Returned(Returned { delivery: found.named(), operator: operator.to_owned() });
-    Ok(recorded(batch.record(event, &found.both_feeds(), remark_cargo(remark)?)?))
+    Ok(Outcome::recorded([batch.record(event, &found.both_feeds(), remark_cargo(remark)?)?]))
 }
 
 /// What is due by now, at most [`limits::TICK_RECORDS_MAX`] records. Leases

@@ -16,7 +16,7 @@ use axis_proto::{
 use bytes::Bytes;
 
 use super::{
-    batch::{Batch, duplicate, recorded, remark_cargo},
+    batch::{Batch, remark_cargo},
     command::Outcome,
     query,
 };
@@ -90,7 +90,7 @@ pub(super) fn change(
         }
     }
     let values = entries.iter().filter_map(|entry| entry.value.clone()).collect();
-    Ok(recorded(changed(batch, values, actor, None, remark)?))
+    Ok(Outcome::recorded([changed(batch, values, actor, None, remark)?]))
 }
 
 fn agency_is_sound(read: &dyn Read, agency: &Agency, along: &BTreeSet<&str>, field: &str) -> Result<()> {
@@ -224,7 +224,7 @@ pub(super) fn issue_token(
         expires_unix_ms: batch.now + limits::TOKEN_MS,
         operator: operator.to_owned(),
     });
-    Ok(recorded(batch.record(event, &[], Vec::new())?))
+    Ok(Outcome::recorded([batch.record(event, &[], Vec::new())?]))
 }
 
 fn existing(batch: &Batch<'_>, system: &SystemId) -> Result<System> {
@@ -250,7 +250,7 @@ pub(super) fn enrol(
         Value::Certificate(Certificate { system: system.to_string(), ..certificate.clone() }),
         Value::SigningKey(SigningKey { system: system.to_string(), ..signing_key.clone() }),
     ];
-    Ok(recorded(changed(batch, values, system.as_str(), Some(token_sha256), "")?))
+    Ok(Outcome::recorded([changed(batch, values, system.as_str(), Some(token_sha256), "")?]))
 }
 
 /// A system's further certificate or key.
@@ -282,7 +282,7 @@ pub(super) fn renew(
     if values.is_empty() {
         return Err(Error::invalid("certificate_request", Reason::FieldInvalid, "nothing asked for"));
     }
-    Ok(recorded(changed(batch, values, system.as_str(), None, "")?))
+    Ok(Outcome::recorded([changed(batch, values, system.as_str(), None, "")?]))
 }
 
 /// A key belongs to one system for ever, and is registered once.
@@ -307,7 +307,7 @@ pub(super) fn set_system_state(
     }
     let row = existing(batch, system)?;
     let values = vec![Value::System(System { state: state.into(), ..row })];
-    Ok(recorded(changed(batch, values, actor, None, remark)?))
+    Ok(Outcome::recorded([changed(batch, values, actor, None, remark)?]))
 }
 
 /// Revoke a key, at once and for good.
@@ -324,10 +324,10 @@ pub(super) fn revoke_signing_key(
         return Err(Error::invalid("key_id", Reason::NotFound, key_id));
     };
     if key.revoked_unix_ms != 0 {
-        return Ok(duplicate(changed_sequence));
+        return Ok(Outcome::before([changed_sequence]));
     }
     let values = vec![Value::SigningKey(SigningKey { revoked_unix_ms: batch.now, ..key })];
-    Ok(recorded(changed(batch, values, actor, None, remark)?))
+    Ok(Outcome::recorded([changed(batch, values, actor, None, remark)?]))
 }
 
 /// A certificate of another authority becomes one of a system's. It belongs
@@ -349,7 +349,7 @@ pub(super) fn register_certificate(
         return Err(Error::invalid("certificate", Reason::AlreadyExists, held.system));
     }
     let values = vec![Value::Certificate(certificate.clone())];
-    Ok(recorded(changed(batch, values, actor, None, remark)?))
+    Ok(Outcome::recorded([changed(batch, values, actor, None, remark)?]))
 }
 
 /// Limit what a key may sign for, and until when.
@@ -369,7 +369,7 @@ pub(super) fn limit_signing_key(
     }
     let agencies = agencies.iter().map(ToString::to_string).collect();
     let values = vec![Value::SigningKey(SigningKey { agencies, valid_until_unix_ms, ..key })];
-    Ok(recorded(changed(batch, values, actor, None, remark)?))
+    Ok(Outcome::recorded([changed(batch, values, actor, None, remark)?]))
 }
 
 /// Revoke a certificate, at once and for good.
@@ -386,7 +386,7 @@ pub(super) fn revoke_certificate(
         return Err(Error::invalid("fingerprint", Reason::AlreadyExists, "revoked already"));
     }
     let values = vec![Value::Certificate(Certificate { revoked_unix_ms: batch.now, ..certificate })];
-    Ok(recorded(changed(batch, values, actor, None, remark)?))
+    Ok(Outcome::recorded([changed(batch, values, actor, None, remark)?]))
 }
 
 /// A document is in the vault; a system may name it for a while.
@@ -402,7 +402,7 @@ pub(super) fn upload(
         size,
         pinned_until_unix_ms: batch.now + limits::UPLOAD_PINNED_MS,
     });
-    Ok(recorded(batch.record(event, &[], Vec::new())?))
+    Ok(Outcome::recorded([batch.record(event, &[], Vec::new())?]))
 }
 
 /// An operator vouches for the clock.
@@ -424,5 +424,5 @@ pub(super) fn snapshot_taken(
 
 /// A record that is too small to be refused.
 fn small(batch: &mut Batch<'_>, event: Event) -> Outcome {
-    Outcome::recorded(batch.record(event, &[], Vec::new()).into_iter().collect())
+    Outcome::recorded(batch.record(event, &[], Vec::new()).into_iter().collect::<Vec<_>>())
 }

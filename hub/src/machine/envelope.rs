@@ -17,7 +17,7 @@ use prost::Message;
 
 use super::{
     apply,
-    batch::{Batch, duplicate, leaf_list},
+    batch::{Batch, leaf_list},
     command::{Content, Outcome, Signed, Submit},
     expand::{self, Expanding, Listed, Recipients},
     moves, query,
@@ -198,7 +198,7 @@ fn missing_documents(read: &dyn Read, submit: &Submit, now_ms: Millis) -> Vec<Di
 pub(super) fn submit(batch: &mut Batch<'_>, submit: &Submit) -> Result<Outcome> {
     let expansion = check(&batch.draft, submit, batch.now)?;
     if let Some(sequence) = expansion.duplicate_of {
-        return Ok(duplicate(sequence));
+        return Ok(Outcome::before([sequence]));
     }
     if !expansion.missing_documents.is_empty() {
         let mut refusal = Refusal::new(Reason::DocumentMissing);

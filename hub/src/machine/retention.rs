@@ -17,7 +17,7 @@ use prost::Message;
 
 use super::{
     apply::{At, delivery_of, edit_envelope, edit_mailbox, mailbox},
-    batch::{Batch, duplicate, recorded, remark_cargo},
+    batch::{Batch, remark_cargo},
     command::Outcome,
     delivery::{find, timers},
     query,
@@ -91,7 +91,7 @@ pub(super) fn request_purge(
     if let Some(purge) = query::purge(&batch.draft, sequence) {
         let waits = !purge.confirmed_by.is_empty() || batch.recorded < purge.lapses_unix_ms;
         if waits && purge.requested_by == operator {
-            return Ok(duplicate(purge.requested_sequence));
+            return Ok(Outcome::before([purge.requested_sequence]));
         }
         if waits {
             return Err(Error::invalid("envelope_id", Reason::AlreadyExists, purge.requested_by));
@@ -103,7 +103,7 @@ pub(super) fn request_purge(
         operator: operator.to_owned(),
         lapses_unix_ms: batch.recorded + limits::PURGE_REQUEST_MS,
     });
-    Ok(recorded(batch.record(event, &[], remark_cargo(remark)?)?))
+    Ok(Outcome::recorded([batch.record(event, &[], remark_cargo(remark)?)?]))
 }
 
 /// Begins the name of an operator of whom nobody knows who logged in: then it
@@ -133,7 +133,7 @@ pub(super) fn confirm_purge(batch: &mut Batch<'_>, sequence: u64, operator: &str
         return refused(Reason::PurgeNotRequested);
     };
     if !purge.confirmed_by.is_empty() {
-        return Ok(duplicate(purge.requested_sequence));
+        return Ok(Outcome::before([purge.requested_sequence]));
     }
     // by the records: a clock that is set back revives no request
     if batch.recorded >= purge.lapses_unix_ms {
@@ -149,7 +149,7 @@ pub(super) fn confirm_purge(batch: &mut Batch<'_>, sequence: u64, operator: &str
         requested_sequence: purge.requested_sequence,
         operator: operator.to_owned(),
     });
-    Ok(recorded(batch.record(event, &[], Vec::new())?))
+    Ok(Outcome::recorded([batch.record(event, &[], Vec::new())?]))
 }
 
 /// The next step of a purge: returns what is not settled, and erases once
@@ -229,7 +229,7 @@ pub(super) fn collect_documents(
         return Ok(Outcome::before(Vec::new()));
     }
     let event = DocumentsCollected { sha256, purged_envelope_sequence: purged_envelope.unwrap_or_default() };
-    Ok(recorded(batch.record(Event::DocumentsCollected(event), &[], Vec::new())?))
+    Ok(Outcome::recorded([batch.record(Event::DocumentsCollected(event), &[], Vec::new())?]))
 }
 
 /// Trims what is older than a moment from a feed, some entries at a time.
@@ -246,7 +246,7 @@ pub(super) fn trim_feed(
         return Ok(Outcome::before(Vec::new()));
     };
     let event = FeedTrimmed { system: system.to_string(), up_to, older_than_unix_ms };
-    Ok(recorded(batch.record(Event::FeedTrimmed(event), &[], Vec::new())?))
+    Ok(Outcome::recorded([batch.record(Event::FeedTrimmed(event), &[], Vec::new())?]))
 }
 
 /// Uploads whose time is over.
@@ -267,7 +267,7 @@ pub(super) fn lapse_grants(
         return Ok(Outcome::before(Vec::new()));
     }
     let event = GrantsLapsed { system: system.to_string(), sha256 };
-    Ok(recorded(batch.record(Event::GrantsLapsed(event), &[], Vec::new())?))
+    Ok(Outcome::recorded([batch.record(Event::GrantsLapsed(event), &[], Vec::new())?]))
 }
 
 // what follows from the records

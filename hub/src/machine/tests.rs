@@ -221,7 +221,6 @@ impl World {
             documents: Vec::new(),
             kept: Kept::default(),
             ahead: None,
-            is_known: false,
         }))
     }
 

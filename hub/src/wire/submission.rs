@@ -34,10 +34,10 @@ use super::{
     upload,
 };
 use crate::{
-    admit::admit,
+    admit::{Admitted, admit},
     error::{Error, Refusal, Result},
     limits,
-    machine::{self, Command, Expanding, Submit, query},
+    machine::{self, Command, Expanding, query},
     observe::metrics::Submission,
     verify::verify,
 };
@@ -139,21 +139,22 @@ fn weight(message: &Result<SubmitRequest>) -> u32 {
 }
 
 /// The first stages: what is submitted becomes what may be committed.
-async fn prepare(call: &Call, message: SubmitRequest) -> Result<Submit> {
+async fn prepare(call: &Call, message: SubmitRequest) -> Result<Admitted> {
     let sealed = required(message.sealed_envelope, "sealed_envelope")?;
     let documents = message.documents;
     call.verifying_soon(move |call, ground| {
         let verified = verify(ground, call.caller(), &sealed, PayloadType::Envelope)?;
-        let admitted = admit(ground, call.system(), verified, documents)?;
-        Ok(Submit { kept: call.context.config.retention.kept(), ..admitted })
+        let mut admitted = admit(ground, call.system(), verified, documents)?;
+        admitted.submit.kept = call.context.config.retention.kept();
+        Ok(admitted)
     })
     .await
 }
 
 /// Looks up the recipients of a broadcast, so that the writer does not: a part
 /// at a time, because the writer waits for whoever holds the state.
-async fn look_ahead(call: &Call, looking: &Turns, mut admitted: Submit) -> Result<Submit> {
-    if !machine::is_wide(&admitted) || admitted.is_known {
+async fn look_ahead(call: &Call, looking: &Turns, mut admitted: Admitted) -> Result<Admitted> {
+    if !machine::is_wide(&admitted.submit) || admitted.is_known {
         return Ok(admitted);
     }
     let turn = looking.take(call.system()).await?;
@@ -161,10 +162,10 @@ async fn look_ahead(call: &Call, looking: &Turns, mut admitted: Submit) -> Resul
         let _turn = turn;
         let now_ms = context.now_ms();
         let mut expanding = context.read(|read| Expanding::new(read, now_ms));
-        while !context.read(|read| expanding.step(read, &admitted, limits::EXPAND_PART_MAX)) {}
+        while !context.read(|read| expanding.step(read, &admitted.submit, limits::EXPAND_PART_MAX)) {}
         let mut secret = vec![0; 32];
         getrandom::fill(&mut secret).map_err(Error::fault)?;
-        admitted.ahead = Some(Box::new(expanding.ahead(secret.into())?));
+        admitted.submit.ahead = Some(Box::new(expanding.ahead(secret.into())?));
         Ok(admitted)
     })
     .await
@@ -200,21 +201,22 @@ async fn submit_counted(
 /// Commits a submission if the system may cause more today. What was accepted
 /// before, or is refused, costs nothing: it gets its receipt again however much
 /// the system has spent.
-async fn within_quota(call: &Call, admitted: Submit) -> Result<machine::Outcome> {
+async fn within_quota(call: &Call, admitted: Admitted) -> Result<machine::Outcome> {
     let (system, quota) = (call.system(), &call.context.quota);
-    let lane = Lane::of(admitted.envelope.priority());
-    let documents: usize = admitted.documents.iter().map(|document| document.len()).sum();
-    let cost = Cost { records: 1, bytes: (admitted.signed.sealed.len() + documents) as u64 };
-    let commit = |admitted| call.context.committer.commit(Command::Submit(Box::new(admitted)));
-    if admitted.is_known {
-        return commit(admitted).await;
+    let Admitted { submit, is_known } = admitted;
+    let lane = Lane::of(submit.envelope.priority());
+    let documents: usize = submit.documents.iter().map(|document| document.len()).sum();
+    let cost = Cost { records: 1, bytes: (submit.signed.sealed.len() + documents) as u64 };
+    let commit = |submit| call.context.committer.commit(Command::Submit(Box::new(submit)));
+    if is_known {
+        return commit(submit).await;
     }
     if let Err(refused) = quota.spend(system, lane, cost) {
         // it may have been accepted while this call waited for its turn
-        let is_known = call.read(|read| query::is_envelope_known(read, &admitted.envelope));
-        return if is_known { commit(admitted).await } else { Err(refused) };
+        let is_known = call.read(|read| query::is_envelope_known(read, &submit.envelope));
+        return if is_known { commit(submit).await } else { Err(refused) };
     }
-    let outcome = commit(admitted).await;
+    let outcome = commit(submit).await;
     match &outcome {
         Ok(outcome) if !outcome.duplicate => {
             quota.charge(system, lane, Cost { records: outcome.recipient_count.into(), bytes: 0 });
@@ -238,14 +240,14 @@ async fn check_whole(call: &Call, looking: &Turns, message: CheckRequest) -> Res
     let admitted = prepare(call, message).await?;
     if !admitted.is_known {
         // as much work as a submission, and paid like a record that it is not
-        let lane = Lane::of(admitted.envelope.priority());
+        let lane = Lane::of(admitted.submit.envelope.priority());
         call.context.quota.spend(call.system(), lane, Cost { records: 1, bytes: 0 })?;
     }
     let admitted = look_ahead(call, looking, admitted).await?;
     call.blocking(move |context| {
         let now_ms = context.now_ms();
         context.read(|read| {
-            let expansion = machine::check(read, &admitted, now_ms)?;
+            let expansion = machine::check(read, &admitted.submit, now_ms)?;
             let before = expansion.duplicate_of.and_then(|sequence| query::envelope(read, sequence));
             let count = before.map_or(expansion.recipients.len() as u32, |row| row.recipient_count);
             let missing = expansion.missing_documents.iter().map(|sha256| sha256.as_bytes().to_vec().into());
