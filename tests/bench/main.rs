@@ -19,6 +19,7 @@
 
 mod attend;
 mod backlog;
+mod bare;
 mod baseline;
 mod broadcast;
 mod dhx;
@@ -79,6 +80,9 @@ enum Command {
     All(Common),
     /// Make a hub with a long past, or add to one that was made so
     SeedJournal(seed::Args),
+    /// Be the least that a hub can do: `small` starts it
+    #[command(hide = true)]
+    Bare(bare::Args),
 }
 
 fn main() -> ExitCode {
@@ -94,6 +98,7 @@ fn main() -> ExitCode {
         Command::Transfers(args) => reported(&args.output, 1, |report| transfers::run(&args, report)),
         Command::All(common) => profile(&common, |report| all(&common, report)),
         Command::SeedJournal(args) => seed::run(&args),
+        Command::Bare(args) => bare::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -114,6 +114,8 @@ pub struct Measured {
     pub own_cpu: Duration,
     /// How much of all processors was not idle, of a hundred.
     pub busy: f64,
+    /// How much of them other machines on the same host had, of a hundred.
+    pub stolen: f64,
 }
 
 impl Measured {
@@ -145,6 +147,7 @@ impl Measured {
         figures.push(("hub CPU µs", self.hub_us()));
         figures.push(("load CPU µs", self.own_us()));
         figures.push(("machine busy %", self.busy));
+        figures.push(("stolen %", self.stolen));
         figures
     }
 }
@@ -266,6 +269,7 @@ pub async fn watch<T>(
         hub_cpu: used.hub,
         own_cpu: used.own,
         busy: used.busy,
+        stolen: used.stolen,
     };
     anyhow::ensure!(measured.count > 0, "{what}: nothing ended while it was measured");
     Ok((measured, outcome))
@@ -385,8 +389,16 @@ fn progress_ends() {
 struct Usage {
     hub: Duration,
     own: Duration,
-    /// Of all processors: all ticks, those that were idle.
-    machine: (f64, f64),
+    machine: Ticks,
+}
+
+/// Of all processors.
+#[derive(Clone, Copy)]
+struct Ticks {
+    all: f64,
+    idle: f64,
+    /// While another machine on the same host had the processor.
+    stolen: f64,
 }
 
 /// Processor time between two moments.
@@ -394,6 +406,7 @@ struct Used {
     hub: Duration,
     own: Duration,
     busy: f64,
+    stolen: f64,
 }
 
 impl Usage {
@@ -402,11 +415,13 @@ impl Usage {
     }
 
     fn since(&self, before: &Self) -> Used {
-        let (all, idle) = (self.machine.0 - before.machine.0, self.machine.1 - before.machine.1);
+        let (now, then) = (self.machine, before.machine);
+        let of_hundred = |ticks: f64| 100.0 * ticks / (now.all - then.all).max(1.0);
         Used {
             hub: self.hub.saturating_sub(before.hub),
             own: self.own.saturating_sub(before.own),
-            busy: if all > 0.0 { 100.0 * (all - idle) / all } else { 0.0 },
+            busy: of_hundred((now.all - now.idle) - (then.all - then.idle)),
+            stolen: of_hundred(now.stolen - then.stolen),
         }
     }
 }
@@ -421,13 +436,17 @@ pub fn cpu(process: &str) -> Duration {
     Duration::from_secs_f64(ticks / TICKS)
 }
 
-fn machine() -> (f64, f64) {
+fn machine() -> Ticks {
     let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
     let first = stat.lines().next().unwrap_or_default();
     // guests' time is in user's already
     let ticks: Vec<f64> =
         first.split_whitespace().skip(1).take(8).filter_map(|one| one.parse().ok()).collect();
-    (ticks.iter().sum(), ticks.iter().skip(3).take(2).sum())
+    Ticks {
+        all: ticks.iter().sum(),
+        idle: ticks.iter().skip(3).take(2).sum(),
+        stolen: ticks.get(7).copied().unwrap_or_default(),
+    }
 }
 
 #[cfg(test)]

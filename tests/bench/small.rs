@@ -39,6 +39,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Streaming;
 
 use crate::{
+    bare::Bare,
     baseline,
     hub::Hub,
     load::connect,
@@ -63,6 +64,8 @@ const CREDIT: u32 = 512;
 const VERIFIED_OF: u64 = 256;
 /// Signed for the second in which the rate is found out.
 const PILOT: usize = 12_000;
+/// In which it is found out.
+const PILOT_PACE: Pace = Pace { warm: Duration::ZERO, run: Duration::from_secs(1) };
 /// How long signatures are verified before and after each work.
 const VERIFIED_FOR: Duration = Duration::from_millis(400);
 /// Records that the hub may add by itself: that it took a snapshot.
@@ -106,10 +109,13 @@ enum Work {
     Streaming,
     /// Half the rate of `streaming`, open loop
     Half,
+    /// `Unary` and `Streaming` with what does the least that a hub can do
+    Bare,
 }
 
 /// In this order: what is sent in the later ones stays in the mailboxes.
-const WORKS: [Work; 6] = [Work::Single, Work::Pushed, Work::Cycle, Work::Unary, Work::Streaming, Work::Half];
+const WORKS: [Work; 7] =
+    [Work::Single, Work::Pushed, Work::Cycle, Work::Unary, Work::Streaming, Work::Half, Work::Bare];
 
 /// Runs it.
 pub fn run(args: &Args, report: &mut Report) -> anyhow::Result<()> {
@@ -117,7 +123,9 @@ pub fn run(args: &Args, report: &mut Report) -> anyhow::Result<()> {
     let about = format!(
         "Documents of 4 KiB, {SENDERS} sending systems, the load on the same processors. CPU is processor \
          time, of all threads and of the kernel for them; × verify_strict is the hub's against one \
-         `verify_strict` of 4 KiB on all processors at once, the mean of just before and just after.",
+         `verify_strict` of 4 KiB on all processors at once, the mean of just before and just after. The \
+         least is a server of the same contract that hashes, verifies, writes and syncs, and nothing else: \
+         no rights, dedupe, state, evidence or receipts.",
     );
     report.profile("small", &about, work_dir.path())?;
     let mut table = Table::new("4 KiB");
@@ -175,12 +183,13 @@ impl Work {
         let takers: Vec<String> = bench.takers().map(seed::agency).collect();
         match self {
             Self::Single => {
-                let measured = bench.piloted(pace, 1, &idle, |signed, pace| single(bench, signed, pace));
+                let measured =
+                    bench.target.piloted(pace, 1, &idle, |signed, pace| single(&bench.target, signed, pace));
                 Ok(vec![("submit, one at a time", measured.await?)])
             }
             Self::Pushed => {
                 let answered = Mutex::new(Latencies::default());
-                let measured = bench.piloted(pace, 1, &takers[..1], async |signed, pace| {
+                let measured = bench.target.piloted(pace, 1, &takers[..1], async |signed, pace| {
                     let (measured, latencies) = pushed(bench, signed, pace).await?;
                     *held(&answered) = latencies;
                     Ok(measured)
@@ -191,16 +200,19 @@ impl Work {
             }
             Self::Cycle => {
                 let measured =
-                    bench.piloted(pace, SENDERS, &takers, |signed, pace| cycle(bench, signed, pace));
+                    bench.target.piloted(pace, SENDERS, &takers, |signed, pace| cycle(bench, signed, pace));
                 Ok(vec![("full cycle", measured.await?)])
             }
             Self::Unary => {
-                let measured = bench.piloted(pace, SENDERS, &idle, |signed, pace| unary(bench, signed, pace));
+                let measured = bench
+                    .target
+                    .piloted(pace, SENDERS, &idle, |signed, pace| unary(&bench.target, signed, pace));
                 Ok(vec![("submit, unary", measured.await?)])
             }
             Self::Streaming => {
-                let measured =
-                    bench.piloted(pace, SENDERS, &idle, |signed, pace| stream(bench, signed, pace));
+                let measured = bench
+                    .target
+                    .piloted(pace, SENDERS, &idle, |signed, pace| stream(&bench.target, signed, pace));
                 let measured = measured.await?;
                 *streaming = Some(measured.rate());
                 Ok(vec![("submit, streaming", measured)])
@@ -209,64 +221,57 @@ impl Work {
                 let rate = match *streaming {
                     Some(rate) => rate,
                     // found out in a second
-                    None => {
-                        stream(bench, bench.signed(SENDERS, &idle, PILOT), Bench::PILOT_PACE).await?.rate()
-                    }
+                    None => stream(&bench.target, bench.target.signed(SENDERS, &idle, PILOT), PILOT_PACE)
+                        .await?
+                        .rate(),
                 };
                 let count = rate / 2.0 * (pace.warm + pace.run).as_secs_f64() + 1_000.0;
-                let signed = bench.signed(SENDERS, &idle, count as usize);
-                let measured = half(bench, signed, pace, rate / 2.0).await?;
+                let signed = bench.target.signed(SENDERS, &idle, count as usize);
+                let measured = half(&bench.target, signed, pace, rate / 2.0).await?;
                 Ok(vec![("submit, streaming, half the rate, open loop", measured)])
+            }
+            Self::Bare => {
+                let bare = Bare::start(&bench.dir.join("bare"), &bench.target.senders)?;
+                let senders = bench.target.senders.iter().map(|sender| bare.connect(sender));
+                let senders = senders.collect::<Result<_, _>>()?;
+                let target = Target::new(bare.pid(), senders, bench.target.window, false);
+                let unary = target.piloted(pace, SENDERS, &idle, |signed, pace| unary(&target, signed, pace));
+                let unary = unary.await?;
+                let streaming =
+                    target.piloted(pace, SENDERS, &idle, |signed, pace| stream(&target, signed, pace));
+                Ok(vec![("the least, unary", unary), ("the least, streaming", streaming.await?)])
             }
         }
     }
+}
+
+/// Where submissions go, and what was answered.
+struct Target {
+    pid: u32,
+    senders: Vec<Raw>,
+    /// Unanswered submissions of one stream.
+    window: usize,
+    /// Whether it gives receipts.
+    is_hub: bool,
+    accepted: AtomicU64,
+    /// Some, to be verified.
+    receipts: Mutex<Vec<Receipt>>,
 }
 
 /// A hub and who uses it.
 struct Bench {
     hub: Hub,
     dir: PathBuf,
-    /// Unanswered submissions of one stream.
-    window: usize,
-    senders: Vec<Raw>,
+    target: Arc<Target>,
     verifier: CheckpointVerifier,
     records_before: f64,
-    /// What was answered: accepted, acknowledged.
-    accepted: AtomicU64,
     acknowledged: AtomicU64,
-    receipts: Mutex<Vec<Receipt>>,
 }
 
-impl Bench {
-    const PILOT_PACE: Pace = Pace { warm: Duration::ZERO, run: Duration::from_secs(1) };
-
-    fn start(
-        runtime: &tokio::runtime::Runtime,
-        dir: &Path,
-        seeded: &Seeded,
-        window: usize,
-    ) -> anyhow::Result<Self> {
-        let hub = Hub::start(dir)?;
-        let senders = (0..SENDERS).map(|place| runtime.block_on(connect(dir, place)));
-        Ok(Self {
-            senders: senders.collect::<Result<_, _>>()?,
-            records_before: hub.metric("axis_journal_records")?,
-            hub,
-            dir: dir.to_owned(),
-            window,
-            verifier: CheckpointVerifier::parse(&seeded.verifier_key)?,
-            accepted: AtomicU64::default(),
-            acknowledged: AtomicU64::default(),
-            receipts: Mutex::default(),
-        })
-    }
-
-    fn idle(&self) -> std::ops::Range<usize> {
-        SENDERS..SENDERS + IDLE
-    }
-
-    fn takers(&self) -> std::ops::Range<usize> {
-        SENDERS + IDLE..SENDERS + IDLE + TAKERS
+impl Target {
+    fn new(pid: u32, senders: Vec<Raw>, window: usize, is_hub: bool) -> Arc<Self> {
+        let (accepted, receipts) = (AtomicU64::default(), Mutex::default());
+        Arc::new(Self { pid, senders, window, is_hub, accepted, receipts })
     }
 
     fn signed(&self, senders: usize, to: &[String], count: usize) -> Arc<Signed> {
@@ -282,7 +287,7 @@ impl Bench {
         to: &[String],
         work: impl AsyncFn(Arc<Signed>, Pace) -> anyhow::Result<Measured>,
     ) -> anyhow::Result<Measured> {
-        let pilot = work(self.signed(senders, to, PILOT), Self::PILOT_PACE).await?;
+        let pilot = work(self.signed(senders, to, PILOT), PILOT_PACE).await?;
         // the pilot was the warm-up
         let pace = Pace { warm: pace.warm.min(Duration::from_millis(500)), ..pace };
         let enough = 1.4 * pilot.rate() * (pace.warm + pace.run).as_secs_f64();
@@ -293,6 +298,9 @@ impl Bench {
     fn accept(&self, response: SubmitResponse) -> anyhow::Result<Receipt> {
         anyhow::ensure!(!response.duplicate, "it was accepted before");
         self.accepted.fetch_add(1, Ordering::Relaxed);
+        if !self.is_hub {
+            return Ok(Receipt::default());
+        }
         let receipt = response.receipt.context("no receipt")?;
         self.sample(&receipt);
         Ok(receipt)
@@ -304,12 +312,40 @@ impl Bench {
             held(&self.receipts).push(receipt.clone());
         }
     }
+}
+
+impl Bench {
+    fn start(
+        runtime: &tokio::runtime::Runtime,
+        dir: &Path,
+        seeded: &Seeded,
+        window: usize,
+    ) -> anyhow::Result<Self> {
+        let hub = Hub::start(dir)?;
+        let senders = (0..SENDERS).map(|place| runtime.block_on(connect(dir, place)));
+        Ok(Self {
+            target: Target::new(hub.pid(), senders.collect::<Result<_, _>>()?, window, true),
+            records_before: hub.metric("axis_journal_records")?,
+            hub,
+            dir: dir.to_owned(),
+            verifier: CheckpointVerifier::parse(&seeded.verifier_key)?,
+            acknowledged: AtomicU64::default(),
+        })
+    }
+
+    fn idle(&self) -> std::ops::Range<usize> {
+        SENDERS..SENDERS + IDLE
+    }
+
+    fn takers(&self) -> std::ops::Range<usize> {
+        SENDERS + IDLE..SENDERS + IDLE + TAKERS
+    }
 
     /// That the hub has as many as were counted, and that receipts hold.
     async fn truth(&self) -> anyhow::Result<String> {
-        let accepted = self.accepted.load(Ordering::Relaxed);
+        let accepted = self.target.accepted.load(Ordering::Relaxed);
         let acknowledged = self.acknowledged.load(Ordering::Relaxed);
-        let receipts = std::mem::take(&mut *held(&self.receipts));
+        let receipts = std::mem::take(&mut *held(&self.target.receipts));
         for kept in &receipts {
             receipt::verify(kept, &self.verifier)?;
         }
@@ -347,30 +383,30 @@ fn held<T>(value: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// One call after the other.
-async fn single(bench: &Arc<Bench>, signed: Arc<Signed>, pace: Pace) -> anyhow::Result<Measured> {
-    calls("one at a time", bench, signed, pace, 1).await
+async fn single(target: &Arc<Target>, signed: Arc<Signed>, pace: Pace) -> anyhow::Result<Measured> {
+    calls("one at a time", target, signed, pace, 1).await
 }
 
 /// Many calls at once.
-async fn unary(bench: &Arc<Bench>, signed: Arc<Signed>, pace: Pace) -> anyhow::Result<Measured> {
-    calls("unary", bench, signed, pace, AT_ONCE).await
+async fn unary(target: &Arc<Target>, signed: Arc<Signed>, pace: Pace) -> anyhow::Result<Measured> {
+    calls("unary", target, signed, pace, AT_ONCE).await
 }
 
 async fn calls(
     what: &str,
-    bench: &Arc<Bench>,
+    target: &Arc<Target>,
     signed: Arc<Signed>,
     pace: Pace,
     at_once: usize,
 ) -> anyhow::Result<Measured> {
-    let clients: Arc<Vec<_>> = Arc::new(bench.senders.iter().map(Raw::submission).collect());
-    let bench_ = bench.clone();
-    closed(what, pace, bench.hub.pid(), at_once, move |worker| {
-        let (signed, clients, bench) = (signed.clone(), clients.clone(), bench_.clone());
+    let clients: Arc<Vec<_>> = Arc::new(target.senders.iter().map(Raw::submission).collect());
+    let target_ = target.clone();
+    closed(what, pace, target.pid, at_once, move |worker| {
+        let (signed, clients, target) = (signed.clone(), clients.clone(), target_.clone());
         async move {
             let Some(request) = signed.next(worker % SENDERS) else { return Ok(None) };
             let mut client = clients[worker % SENDERS].clone();
-            bench.accept(client.submit(request).await?.into_inner())?;
+            target.accept(client.submit(request).await?.into_inner())?;
             Ok(Some(DOCUMENT_BYTES as u64))
         }
     })
@@ -401,16 +437,16 @@ fn submitted(answer: Option<SubmitStreamResponse>) -> anyhow::Result<(u64, Submi
 }
 
 /// As many unanswered on each stream as its window.
-async fn stream(bench: &Arc<Bench>, signed: Arc<Signed>, pace: Pace) -> anyhow::Result<Measured> {
+async fn stream(target: &Arc<Target>, signed: Arc<Signed>, pace: Pace) -> anyhow::Result<Measured> {
     let (tally, mut lanes) = (Tally::default(), JoinSet::<anyhow::Result<()>>::new());
     for sender in 0..SENDERS {
-        let (bench, signed, tally) = (bench.clone(), signed.clone(), tally.clone());
+        let (target, signed, tally) = (target.clone(), signed.clone(), tally.clone());
         let counter = tally.counter();
         lanes.spawn(async move {
-            let mut lane = Lane::open(&bench.senders[sender]).await?;
-            let mut begun = vec![Instant::now(); bench.window];
+            let mut lane = Lane::open(&target.senders[sender]).await?;
+            let mut begun = vec![Instant::now(); target.window];
             let mut under_way = 0;
-            let mut free: Vec<u64> = (0..bench.window as u64).rev().collect();
+            let mut free: Vec<u64> = (0..target.window as u64).rev().collect();
             loop {
                 while tally.goes_on()
                     && let Some(tag) = free.pop()
@@ -428,18 +464,18 @@ async fn stream(bench: &Arc<Bench>, signed: Arc<Signed>, pace: Pace) -> anyhow::
                 }
                 let (tag, response) = submitted(lane.answers.message().await?)?;
                 counter.ended(begun[tag as usize].elapsed(), DOCUMENT_BYTES as u64);
-                bench.accept(response)?;
+                target.accept(response)?;
                 under_way -= 1;
                 free.push(tag);
             }
         });
     }
-    Ok(watch("streaming", pace, bench.hub.pid(), &tally, all(lanes)).await?.0)
+    Ok(watch("streaming", pace, target.pid, &tally, all(lanes)).await?.0)
 }
 
 /// A rate that does not wait, on the same streams.
 async fn half(
-    bench: &Arc<Bench>,
+    target: &Arc<Target>,
     signed: Arc<Signed>,
     pace: Pace,
     per_second: f64,
@@ -447,7 +483,7 @@ async fn half(
     type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<SubmitResponse>>>>;
     let mut lanes: Vec<(mpsc::UnboundedSender<SubmitStreamRequest>, Waiting)> = Vec::new();
     let mut readers: JoinSet<anyhow::Result<()>> = JoinSet::new();
-    for sender in &bench.senders {
+    for sender in &target.senders {
         let Lane { say, mut answers } = Lane::open(sender).await?;
         let waiting = Waiting::default();
         lanes.push((say, waiting.clone()));
@@ -460,9 +496,9 @@ async fn half(
             }
         });
     }
-    let (lanes, bench_) = (Arc::new(lanes), bench.clone());
-    let measured = open("half the rate", pace, bench.hub.pid(), per_second, move |number| {
-        let (lanes, signed, bench) = (lanes.clone(), signed.clone(), bench_.clone());
+    let (lanes, target_) = (Arc::new(lanes), target.clone());
+    let measured = open("half the rate", pace, target.pid, per_second, move |number| {
+        let (lanes, signed, target) = (lanes.clone(), signed.clone(), target_.clone());
         async move {
             let sender = number as usize % SENDERS;
             let Some(submission) = signed.next(sender) else { return Ok(None) };
@@ -470,7 +506,7 @@ async fn half(
             let (say, waiting) = &lanes[sender];
             held(waiting).insert(number, answer);
             say.send(SubmitStreamRequest { tag: number, submission: Some(submission) })?;
-            bench.accept(answered.await.context("the stream ended")?)?;
+            target.accept(answered.await.context("the stream ended")?)?;
             Ok(Some(DOCUMENT_BYTES as u64))
         }
     });
@@ -533,7 +569,7 @@ async fn pushed(
 ) -> anyhow::Result<(Measured, Latencies)> {
     let taker = connect(&bench.dir, bench.takers().start).await?;
     let mut mailbox = Mailbox::open(&taker, 1).await?;
-    let mut client = bench.senders[0].submission();
+    let mut client = bench.target.senders[0].submission();
     let tally = Tally::default();
     let counter = tally.counter();
     let work = async {
@@ -548,7 +584,7 @@ async fn pushed(
                 async {
                     let answer = client.submit(request).await?.into_inner();
                     let took = began.elapsed();
-                    bench.accept(answer)?;
+                    bench.target.accept(answer)?;
                     anyhow::Ok(took)
                 },
                 async {
@@ -566,7 +602,7 @@ async fn pushed(
             let request = Some(acknowledge(&taker.key, &delivery));
             mailbox.say(Ask::Acknowledge(TaggedAcknowledge { tag: 1, request }))?;
             match mailbox.next().await? {
-                Heard::Answer(answer) => bench.sample(&acknowledged(answer.outcome)?),
+                Heard::Answer(answer) => bench.target.sample(&acknowledged(answer.outcome)?),
                 other => anyhow::bail!("not an answer: {other:?}"),
             }
             bench.acknowledged.fetch_add(1, Ordering::Relaxed);
@@ -598,14 +634,14 @@ async fn cycle(bench: &Arc<Bench>, signed: Arc<Signed>, pace: Pace) -> anyhow::R
         let counter = tally.counter();
         senders.spawn(async move { Sender::open(&bench, sender, tally, counter).await?.run(&signed).await });
     }
-    let before = bench.accepted.load(Ordering::Relaxed);
+    let before = bench.target.accepted.load(Ordering::Relaxed);
     let work = async {
         tokio::select! {
             ended = all(senders) => ended?,
             Some(ended) = takers.join_next() => return ended?.and(Err(anyhow::anyhow!("a recipient ended"))),
         }
         // each recipient has its own receipt, too
-        let (all, began) = (bench.accepted.load(Ordering::Relaxed) - before, Instant::now());
+        let (all, began) = (bench.target.accepted.load(Ordering::Relaxed) - before, Instant::now());
         while taken.load(Ordering::Relaxed) < all {
             anyhow::ensure!(began.elapsed() < SETTLED_WITHIN, "receipts of recipients are missing");
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -634,7 +670,7 @@ async fn take(bench: &Bench, place: usize, taken: &AtomicU64) -> anyhow::Result<
                 }
             }
             Heard::Answer(answer) => {
-                bench.sample(&acknowledged(answer.outcome)?);
+                bench.target.sample(&acknowledged(answer.outcome)?);
                 bench.acknowledged.fetch_add(1, Ordering::Relaxed);
                 taken.fetch_add(1, Ordering::Relaxed);
             }
@@ -662,7 +698,7 @@ struct Sender<'a> {
 
 impl<'a> Sender<'a> {
     async fn open(bench: &'a Bench, number: usize, tally: Tally, counter: Counter) -> anyhow::Result<Self> {
-        let raw = &bench.senders[number];
+        let raw = &bench.target.senders[number];
         let mut feed = FeedServiceClient::new(raw.channel.clone()).max_decoding_message_size(8 << 20);
         let after = feed.read_feed(ReadFeedRequest { after: 0, max_entries: 1 }).await?.into_inner().high;
         let feed = feed.follow(FollowRequest { after }).await?.into_inner();
@@ -673,7 +709,7 @@ impl<'a> Sender<'a> {
 
     async fn run(mut self, signed: &Signed) -> anyhow::Result<()> {
         loop {
-            while self.under_way < self.bench.window && self.tally.goes_on() {
+            while self.under_way < self.bench.target.window && self.tally.goes_on() {
                 let Some(submission) = signed.next(self.number) else {
                     self.tally.finish();
                     break;
@@ -691,7 +727,7 @@ impl<'a> Sender<'a> {
                 answer = self.lane.answers.message() => {
                     let (tag, response) = submitted(answer?)?;
                     let began = self.submitted.remove(&tag).context("a tag that was not given")?;
-                    let receipt = self.bench.accept(response)?;
+                    let receipt = self.bench.target.accept(response)?;
                     let sequence = Record::decode(receipt.record)?.sequence;
                     match self.accepted.remove(&sequence) {
                         Some(None) => self.ended(began),
@@ -703,7 +739,7 @@ impl<'a> Sender<'a> {
                     let receipt = entry.receipt.context("no receipt")?;
                     let record = Record::decode(receipt.record.clone())?;
                     let Some(Event::Acknowledged(event)) = record.event else { continue };
-                    self.bench.sample(&receipt);
+                    self.bench.target.sample(&receipt);
                     let sequence = event.delivery.context("no delivery")?.envelope_sequence;
                     match self.accepted.remove(&sequence) {
                         Some(Some(began)) => self.ended(began),
