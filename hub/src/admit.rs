@@ -24,7 +24,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Admitted {
     /// What is committed.
-    pub submit: Submit,
+    pub submit: Box<Submit>,
     /// Whether an envelope with this id was there already. The machine looks
     /// for itself.
     pub is_known: bool,
@@ -49,14 +49,14 @@ pub fn admit(
         in_time(&envelope, ground.now_ms)?;
         riding_along(&envelope, documents)?
     };
-    let submit = Submit {
+    let submit = Box::new(Submit {
         system: caller.clone(),
         envelope,
         signed: verified.into_signed(),
         documents,
         kept: Kept::default(),
         ahead: None,
-    };
+    });
     Ok(Admitted { submit, is_known: standing != Standing::New })
 }
 
@@ -290,7 +290,7 @@ mod tests {
         let ground = ground(state, &points);
         let verified = verify(ground, &calling(&caller), &sealed, PayloadType::Envelope)?;
         let documents = documents.iter().copied().map(Bytes::from_static).collect();
-        admit(ground, &caller, verified, documents).map(|admitted| admitted.submit)
+        admit(ground, &caller, verified, documents).map(|admitted| *admitted.submit)
     }
 
     #[track_caller]

@@ -93,7 +93,7 @@ impl Call {
     pub async fn submit(self, sealed: SealedEnvelope, documents: Vec<Bytes>) -> Result<(bool, u64)> {
         let verified = self.verified(&sealed, PayloadType::Envelope)?;
         let admitted = admit(self.ground(), self.system(), verified, documents)?.submit;
-        let outcome = self.commit(Command::Submit(Box::new(admitted))).await?;
+        let outcome = self.commit(Command::Submit(admitted)).await?;
         let sequence = outcome.sequence().ok_or_else(|| Error::fault("nothing was recorded"))?;
         self.receipt(sequence)?;
         Ok((outcome.duplicate, sequence))

@@ -19,7 +19,11 @@ use futures_util::{
 };
 use prost::Message as _;
 use tokio::{
-    sync::{Mutex, Semaphore, mpsc, oneshot},
+    sync::{
+        Mutex, Semaphore,
+        mpsc::{self, error::TrySendError},
+        oneshot,
+    },
     time::timeout,
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -207,7 +211,7 @@ async fn within_quota(call: &Call, admitted: Admitted) -> Result<machine::Outcom
     let lane = Lane::of(submit.envelope.priority());
     let documents: usize = submit.documents.iter().map(|document| document.len()).sum();
     let cost = Cost { records: 1, bytes: (submit.signed.sealed.len() + documents) as u64 };
-    let commit = |submit| call.context.committer.commit(Command::Submit(Box::new(submit)));
+    let commit = |submit| call.context.committer.commit(Command::Submit(submit));
     if is_known {
         return commit(submit).await;
     }
@@ -305,19 +309,21 @@ async fn submit_stream(
                 Ok(response) => Outcome::Submitted(response),
                 Err(error) => Outcome::Refused(call.refusal(&error)),
             };
-            let handed = async {
-                // one at a time, so that a slow caller has the time for each
-                let _turn = turn.lock().await;
-                let answer = SubmitStreamResponse { tag, outcome: Some(outcome) };
-                timeout(call.context.config.patience.answer, out.send(answer)).await
-            };
-            // a caller that is gone asks again and learns the same
-            tokio::select! {
-                handed = handed => if handed.is_err() {
-                    unread.cancel();
-                },
-                () = unread.cancelled() => {}
+            let answer = SubmitStreamResponse { tag, outcome: Some(outcome) };
+            if let Err(TrySendError::Full(answer)) = out.try_send(answer) {
+                let handed = async {
+                    // one at a time, so that a slow caller has the time for each
+                    let _turn = turn.lock().await;
+                    timeout(call.context.config.patience.answer, out.send(answer)).await
+                };
+                tokio::select! {
+                    handed = handed => if handed.is_err() {
+                        unread.cancel();
+                    },
+                    () = unread.cancelled() => {}
+                }
             }
+            // a caller that is gone asks again and learns the same
             drop((place, own, room));
         });
     }

@@ -63,7 +63,7 @@ fn admitted(kind: PayloadType, verified: Verified) -> axis_hub::error::Result<Co
     Ok(match kind {
         PayloadType::Envelope => {
             let documents = vec![Bytes::from_static(DOCUMENT)];
-            Command::Submit(Box::new(admit(ground, &caller("vpcp").system, verified, documents)?.submit))
+            Command::Submit(admit(ground, &caller("vpcp").system, verified, documents)?.submit)
         }
         PayloadType::Acknowledgement => {
             let (acknowledgement, signed) = admit_acknowledgement(ground, &byt, verified)?;

@@ -190,7 +190,7 @@ impl World {
         let documents = vec![Bytes::from_static(DOCUMENT)];
         let submit =
             axis_hub::admit::admit(self.ground(), &id("vpcp"), verified.expect("verifies"), documents);
-        let outcome = self.decide(NOW, &Command::Submit(Box::new(submit.expect("admitted").submit)));
+        let outcome = self.decide(NOW, &Command::Submit(submit.expect("admitted").submit));
         let envelope_sequence = outcome.sequence().expect("recorded");
         let entry = self.batches.iter().find_map(|batch| batch.entry(envelope_sequence)).expect("there");
         let recipients = LeafList::decode(entry.cargo[1].clone()).expect("a list");

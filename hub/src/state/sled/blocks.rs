@@ -10,7 +10,7 @@
 //! A name's first byte is that of all keys in its block: tables do not share
 //! blocks. A block never is empty.
 
-use std::io;
+use std::{cmp::Ordering, io};
 
 use crate::state::pairs::damaged;
 
@@ -62,15 +62,29 @@ impl<'a> Iterator for Entries<'a> {
     }
 }
 
-/// The value of a key that belongs to a block.
-pub(super) fn find<'a>(block: &'a [u8], key: &[u8]) -> io::Result<Option<&'a [u8]>> {
+/// Where a key is in its block, or would be.
+pub(super) struct Place<'a> {
+    /// Its value, if it is there.
+    pub(super) value: Option<&'a [u8]>,
+    /// The key before it.
+    pub(super) before: Option<&'a [u8]>,
+    /// The key after it.
+    pub(super) after: Option<&'a [u8]>,
+}
+
+/// The place of a key that belongs to a block. Of one that is there nothing is
+/// said about the key after it.
+pub(super) fn find<'a>(block: &'a [u8], key: &[u8]) -> io::Result<Place<'a>> {
+    let mut before = None;
     for entry in Entries::of(block) {
         let (found, value) = entry?;
-        if found >= key {
-            return Ok((found == key).then_some(value));
+        match found.cmp(key) {
+            Ordering::Less => before = Some(found),
+            Ordering::Equal => return Ok(Place { value: Some(value), before, after: None }),
+            Ordering::Greater => return Ok(Place { value: None, before, after: Some(found) }),
         }
     }
-    Ok(None)
+    Ok(Place { value: None, before, after: None })
 }
 
 /// A pair of a block as it will be.
@@ -263,7 +277,7 @@ mod tests {
             assert_eq!(pairs(&blocks), map);
             let key = format!("t{:04}", random.u32(0..1_000)).into_bytes();
             let block = blocks.range(..=key.clone()).next_back();
-            let found = block.and_then(|(_, block)| find(block, &key).unwrap());
+            let found = block.and_then(|(_, block)| find(block, &key).unwrap().value);
             assert_eq!(found, map.get(&key).map(Vec::as_slice));
         }
     }

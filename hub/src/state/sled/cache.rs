@@ -2,16 +2,28 @@
 //! and every call asks for the same systems, agencies and keys; and whether an
 //! envelope is known, several times in a row.
 //!
+//! Of what is not there the whole place without keys is remembered, from one
+//! key to the next: the ids of new envelopes come one after the other, and
+//! each is asked for when there is none yet.
+//!
 //! Never stale: a key that is being written is found in the layers above and
 //! not asked for here, and before it leaves them all that was read of its
-//! table is of no use any more. The tables that every call asks for hardly
-//! ever change; of the others it is enough to know what was read just now.
+//! table, and all places without keys, are of no use any more. The tables that
+//! every call asks for hardly ever change; of the others it is enough to know
+//! what was read just now.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    collections::BTreeMap,
+    ops::Bound,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use quick_cache::{Weighter, sync};
 
-use super::store::Store;
+use super::store::{Looked, Store};
 use crate::{
     limits,
     state::{Changes, Key, Read, Value, Visit},
@@ -22,9 +34,14 @@ const OVERHEAD_BYTES: usize = 96;
 /// Keys in it, about; the bytes are what bounds it.
 const KEYS: usize = limits::STATE_CACHE_BYTES / 256;
 
-/// Values by key, also of keys that are not there.
+/// Most places without keys that are remembered: one for each sender, and some.
+const NOTHING_MAX: usize = 4_096;
+
+/// Values by key, and where there are none.
 pub(super) struct Cache {
     values: sync::Cache<Key, Held, Bytes>,
+    /// Places without keys: start, and the end (exclusive).
+    nothing: Mutex<BTreeMap<Key, Key>>,
     /// How often sled was written.
     writes: AtomicU64,
     /// Which of them wrote a table last, by its byte.
@@ -33,7 +50,7 @@ pub(super) struct Cache {
 
 #[derive(Clone)]
 struct Held {
-    value: Option<Value>,
+    value: Value,
     /// How often sled had been written when it was read.
     writes: u64,
 }
@@ -43,7 +60,7 @@ struct Bytes;
 
 impl Weighter<Key, Held> for Bytes {
     fn weight(&self, key: &Key, held: &Held) -> u64 {
-        (OVERHEAD_BYTES + key.len() + held.value.as_ref().map_or(0, Vec::len)) as u64
+        (OVERHEAD_BYTES + key.len() + held.value.len()) as u64
     }
 }
 
@@ -51,6 +68,7 @@ impl Cache {
     pub(super) fn new() -> Self {
         Self {
             values: sync::Cache::with_weighter(KEYS, limits::STATE_CACHE_BYTES as u64, Bytes),
+            nothing: Mutex::default(),
             writes: AtomicU64::new(0),
             written: [const { AtomicU64::new(0) }; 256],
         }
@@ -60,21 +78,49 @@ impl Cache {
     /// the layers still have what was written: whoever reads past them then
     /// has had their lock after it, and so sees this.
     pub(super) fn forget(&self, changes: &Changes) {
+        let mut nothing = self.nothing();
+        nothing.clear();
         let writes = self.writes.load(Ordering::Relaxed) + 1;
         for table in changes.tables() {
             self.written[usize::from(table)].store(writes, Ordering::Relaxed);
         }
-        self.writes.store(writes, Ordering::Relaxed);
+        // whoever sees it sees what was written
+        self.writes.store(writes, Ordering::Release);
     }
 
-    fn get(&self, key: &[u8]) -> Option<Option<Value>> {
+    fn get(&self, key: &[u8]) -> Option<Value> {
         let written = self.written[usize::from(*key.first()?)].load(Ordering::Relaxed);
         self.values.get(key).filter(|held| held.writes >= written).map(|held| held.value)
     }
 
-    fn keep(&self, key: &[u8], value: &Option<Value>) {
+    fn keep(&self, key: &[u8], value: &Value) {
         let held = Held { value: value.clone(), writes: self.writes.load(Ordering::Relaxed) };
         self.values.insert(key.to_vec(), held);
+    }
+
+    /// Whether a key is in a place without keys.
+    fn is_nothing(&self, key: &[u8]) -> bool {
+        let nothing = self.nothing();
+        let mut before = nothing.range::<[u8], _>((Bound::Unbounded, Bound::Included(key)));
+        before.next_back().is_some_and(|(_, end)| key < end.as_slice())
+    }
+
+    /// Remembers a place without keys that was found when sled had been written
+    /// so often. It holds keys that nobody asked for, which may have been
+    /// written since: then it is left.
+    fn keep_nothing(&self, start: Key, end: Key, writes: u64) {
+        let mut nothing = self.nothing();
+        if self.writes.load(Ordering::Relaxed) != writes {
+            return;
+        }
+        if nothing.len() >= NOTHING_MAX {
+            nothing.clear();
+        }
+        nothing.insert(start, end);
+    }
+
+    fn nothing(&self) -> MutexGuard<'_, BTreeMap<Key, Key>> {
+        self.nothing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -86,15 +132,48 @@ pub(super) struct Cached<'a> {
 
 impl Read for Cached<'_> {
     fn get(&self, key: &[u8]) -> Option<Value> {
-        if let Some(held) = self.cache.get(key) {
-            return held;
+        if let Some(value) = self.cache.get(key) {
+            return Some(value);
         }
-        let value = self.store.get(key);
-        self.cache.keep(key, &value);
-        value
+        if self.cache.is_nothing(key) {
+            return None;
+        }
+        // before it is read: what is written meanwhile makes it of no use
+        let writes = self.cache.writes.load(Ordering::Acquire);
+        match self.store.look(key) {
+            Looked::Value(value) => {
+                self.cache.keep(key, &value);
+                Some(value)
+            }
+            Looked::Nothing { start, end } => {
+                self.cache.keep_nothing(start, end, writes);
+                None
+            }
+        }
     }
 
     fn scan(&self, start: &[u8], end: &[u8], visit: &mut Visit<'_>) {
         self.store.scan(start, end, visit);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_without_keys_is_remembered_until_sled_is_written() {
+        let cache = Cache::new();
+        let keep = |writes| cache.keep_nothing(b"a3".to_vec(), b"a7".to_vec(), writes);
+        keep(0);
+        let found = |key: &[u8]| cache.is_nothing(key);
+        assert!(found(b"a3") && found(b"a69") && !found(b"a2") && !found(b"a7") && !found(b"b"));
+        cache.forget(&Changes::from_iter([(b"a5".to_vec(), Some(Value::new()))]));
+        assert!(!found(b"a5") && !found(b"a3"));
+        // found before that write, and told after it
+        keep(0);
+        assert!(!found(b"a5"));
+        keep(1);
+        assert!(found(b"a5"));
     }
 }

@@ -48,6 +48,16 @@ pub(super) const MARKER_KEY: &[u8] = &[];
 /// The first key after the marker's.
 const FIRST_KEY: &[u8] = &[0];
 
+/// What a look for a key finds.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Looked {
+    /// Its value.
+    Value(Value),
+    /// That no key is there from `start` to before `end`, nor it itself, which
+    /// is between them.
+    Nothing { start: Key, end: Key },
+}
+
 /// A block and its name.
 type Block = (::sled::IVec, ::sled::IVec);
 
@@ -199,10 +209,33 @@ impl Store {
         self.file.sync_data()
     }
 
-    /// The value of a key.
-    pub(super) fn try_get(&self, key: &[u8]) -> io::Result<Option<Value>> {
-        let Some((_, block)) = self.block_of(key)? else { return Ok(None) };
-        Ok(blocks::find(&block, key)?.map(<[u8]>::to_vec))
+    /// The value of a key; or else where around it there is no key.
+    pub(super) fn look(&self, key: &[u8]) -> Looked {
+        match guard(|| self.try_look(key)) {
+            Ok(looked) => looked,
+            Err(error) => super::fail(&self.dir, "cannot read sled", &error),
+        }
+    }
+
+    /// As [`Self::look`]. May panic on a damaged store.
+    pub(super) fn try_look(&self, key: &[u8]) -> io::Result<Looked> {
+        let table = key.get(..1).unwrap_or_default();
+        let found = self.block_of(key)?;
+        let block = found.as_ref().map_or(&[][..], |(_, block)| block);
+        let place = blocks::find(block, key)?;
+        if let Some(value) = place.value {
+            return Ok(Looked::Value(value.to_vec()));
+        }
+        let name = found.as_ref().map_or(table, |(name, _)| name);
+        let start = place.before.map_or_else(|| name.to_vec(), |before| [before, &[0]].concat());
+        let end = match place.after {
+            Some(after) => after.to_vec(),
+            None => match self.names_after(name).next().transpose()? {
+                Some(next) if next.starts_with(table) => next.to_vec(),
+                _ => prefix_end(table),
+            },
+        };
+        Ok(Looked::Nothing { start, end })
     }
 
     /// The block that a key belongs to, or would. May panic on a damaged
@@ -270,9 +303,9 @@ impl Store {
 
 impl Read for Store {
     fn get(&self, key: &[u8]) -> Option<Value> {
-        match guard(|| self.try_get(key)) {
-            Ok(value) => value.map(|value| value.to_vec()),
-            Err(error) => super::fail(&self.dir, "cannot read sled", &error),
+        match self.look(key) {
+            Looked::Value(value) => Some(value),
+            Looked::Nothing { .. } => None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! The store on disk against the one in memory, whatever happens to the disk.
 
 use std::{
+    collections::BTreeSet,
     ops::ControlFlow,
     sync::{
         Mutex,
@@ -12,7 +13,7 @@ use axis_proto::id::Digest;
 use bytes::Bytes;
 use tempfile::TempDir;
 
-use super::*;
+use super::{store::Looked, *};
 use crate::{
     disk::{MemoryDisk, RealDisk},
     journal::{Batch, Commit, Entry, JournalReader},
@@ -987,24 +988,28 @@ fn what_sled_was_asked_before_is_never_what_it_was_before() {
     let (state, _) = house.open();
     let key = |number: u64| vec![b'a' + (number % 3) as u8, number as u8];
     let steps = if cfg!(debug_assertions) { 4_000 } else { 40_000 };
-    let written = |number, step: u64| (key(number), Some(step.to_be_bytes().to_vec()));
-    state.publish((0..KEYS).map(|number| written(number, KEYS)).collect(), KEYS);
+    // step `n` writes key `n % KEYS`, and takes it away every fourth time
+    let value = |step: u64| (step / KEYS % 4 != 3).then(|| step.to_be_bytes().to_vec());
+    let last = |number: u64, applied: u64| applied - (applied + KEYS - number) % KEYS;
+    state.publish((0..KEYS).map(|number| (key(number), value(KEYS + number))).collect(), 2 * KEYS - 1);
     thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
                 let mut random = fastrand::Rng::new();
                 while state.applied() < steps {
-                    let (number, applied) = (random.u64(0..KEYS), state.applied());
-                    let value = crate::state::read_once(&state, |read| read.get(&key(number)));
-                    let value = u64::from_be_bytes(value.unwrap().try_into().unwrap());
-                    // step `n` wrote key `n % KEYS`
-                    let last = KEYS.max(applied - (applied + KEYS - number) % KEYS);
-                    assert!(value >= last, "key {number} of step {last} at least, found {value}");
+                    let (number, before) = (random.u64(0..KEYS), state.applied());
+                    let found = crate::state::read_once(&state, |read| read.get(&key(number)));
+                    let mut may_be = (last(number, before)..=state.applied()).step_by(KEYS as usize);
+                    assert!(
+                        may_be.any(|step| value(step) == found),
+                        "key {number} from step {before} to {}: {found:?}",
+                        state.applied()
+                    );
                 }
             });
         }
-        for step in KEYS + 1..=steps {
-            state.publish(Changes::from_iter([written(step % KEYS, step)]), step);
+        for step in 2 * KEYS..=steps {
+            state.publish(Changes::from_iter([(key(step % KEYS), value(step))]), step);
             if house.random.u32(0..100) == 0 {
                 while state.lag().applied < step {
                     thread::yield_now();
@@ -1012,4 +1017,41 @@ fn what_sled_was_asked_before_is_never_what_it_was_before() {
             }
         }
     });
+}
+
+#[test]
+fn where_nothing_is_found_there_is_nothing() {
+    let mut house = House::new();
+    let (state, _) = house.open();
+    let key = |number: u16| [&[b'a' + (number >> 14) as u8], &number.to_be_bytes()[..]].concat();
+    let mut keys = BTreeSet::new();
+    for round in 1..60 {
+        let numbers: Vec<u16> = (0..house.random.u32(1..40)).map(|_| house.random.u16(..)).collect();
+        let changes = numbers.iter().map(|number| {
+            let is_set = house.random.u32(0..4) > 0;
+            if is_set {
+                keys.insert(key(*number))
+            } else {
+                keys.remove(&key(*number))
+            };
+            (key(*number), is_set.then(|| vec![7; house.random.usize(0..40)]))
+        });
+        state.publish(changes.collect(), round);
+        while state.lag().applied < round {
+            thread::yield_now();
+        }
+        for _ in 0..200 {
+            let asked = key(house.random.u16(..));
+            match state.shared.store.look(&asked) {
+                Looked::Value(_) => assert!(keys.contains(&asked), "{asked:?}"),
+                Looked::Nothing { start, end } => {
+                    assert!(start <= asked && asked < end, "{asked:?} in {start:?} to {end:?}");
+                    assert_eq!(start[0], asked[0], "of one table");
+                    assert_eq!(keys.range(start..end).next(), None, "around {asked:?}");
+                }
+            }
+            let found = crate::state::read_once(&state, |read| read.get(&asked));
+            assert_eq!(found.is_some(), keys.contains(&asked), "{asked:?}");
+        }
+    }
 }
