@@ -285,9 +285,12 @@ impl Hub {
         }
         self.stopped.cancel();
         self.tasks.iter().for_each(JoinHandle::abort);
-        for task in self.tasks.drain(..) {
-            let _aborted = timeout(CUT_TIMEOUT, task).await;
-        }
+        let _aborted = timeout(CUT_TIMEOUT, async {
+            for task in self.tasks.drain(..) {
+                let _ended = task.await;
+            }
+        })
+        .await;
         // not before: who may start next finds every port free
         drop(stores);
         for what in &left {
@@ -318,10 +321,15 @@ impl Hub {
             }
             self.ctx.connections.cut(&fingerprint);
         }
+        let mut deadline = pin!(sleep(CUT_TIMEOUT));
         for (name, mut server) in late {
-            if timeout(CUT_TIMEOUT, &mut server).await.is_err() {
-                left.push(format!("calls on the listener for {name}"));
-                server.abort();
+            tokio::select! {
+                biased;
+                _ended = &mut server => {}
+                () = &mut deadline => {
+                    left.push(format!("the listener for {name}"));
+                    server.abort();
+                }
             }
         }
         left

@@ -229,11 +229,12 @@ pub const DISK_LOW_FILES: u64 = 10_000;
 pub const UPLOAD_FILES: u64 = 2;
 /// Free bytes that a snapshot leaves of them, for records.
 pub const DISK_LOW_SNAPSHOT_BYTES: u64 = 256 * 1024 * 1024;
-/// Free bytes below which sled is not written, which would be of no use after
-/// a write that failed: 200 MiB or so. That is what a write of the most keys
-/// that wait takes if no two of them are near each other, so that each brings
-/// its block of 2 KiB. The journal has them.
-pub const DISK_STATE_BYTES: u64 = STATE_LAG_KEYS_MAX as u64 * 2 * 1024;
+/// Free bytes below which sled is not written, beside what waits: it would be
+/// of no use after a write that failed. The journal has what waits.
+pub const DISK_STATE_BYTES: u64 = 64 * 1024 * 1024;
+/// What a key that waits may take when it is written: if no other is near it,
+/// its block, in the redo file and in sled. sled writes some pages more.
+pub const DISK_STATE_KEY_BYTES: u64 = 2 * 2 * 1024;
 
 // connections
 

@@ -18,7 +18,10 @@ use std::{
 };
 
 use anyhow::Context as _;
-use axis_hub::{config::Patience, wire::listener};
+use axis_hub::{
+    config::Patience,
+    wire::{listener, read_ahead::ReadAhead},
+};
 use axis_proto::{
     hub::v1::{
         CheckRequest, CheckResponse, QueryUploadRequest, QueryUploadResponse, SubmitRequest, SubmitResponse,
@@ -64,15 +67,17 @@ impl Bare {
         let mut child = Command::new(std::env::current_exe()?)
             .args(["bare".as_ref(), dir.as_os_str()])
             .args(senders.iter().map(|sender| hex::encode(sender.key.public().as_bytes())))
-            .stdin(Stdio::null())
+            // which ends when this process does
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .context("starting it")?;
+        let said = child.stdout.take().context("it says nothing")?;
+        let mut bare = Self { child, dir: dir.to_owned(), address: SocketAddr::from(([127, 0, 0, 1], 0)) };
         let mut line = String::new();
-        BufReader::new(child.stdout.take().context("it says nothing")?).read_line(&mut line)?;
-        let address = line.trim().parse().with_context(|| format!("it says `{line}`"));
-        let address = address.inspect_err(|_| drop((child.kill(), child.wait())))?;
-        Ok(Self { child, dir: dir.to_owned(), address })
+        BufReader::new(said).read_line(&mut line)?;
+        bare.address = line.trim().parse().with_context(|| format!("it says `{line}`"))?;
+        Ok(bare)
     }
 
     /// Its process.
@@ -104,8 +109,13 @@ pub struct Args {
     keys: Vec<String>,
 }
 
-/// Serves until it is killed; says where on its first line.
+/// Serves until it is killed, or until what it reads ends; says where on its
+/// first line.
 pub fn run(args: &Args) -> anyhow::Result<()> {
+    std::thread::spawn(|| {
+        let _ended = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        std::process::exit(0);
+    });
     let key = |text: &String| {
         let key = PublicKey::from_slice(&hex::decode(text).ok()?)?;
         Some((key.key_id().to_string(), key))
@@ -131,7 +141,10 @@ async fn serve(dir: &Path, least: Least) -> anyhow::Result<()> {
     let (accepted, connections) = unbounded_channel();
     tokio::spawn(async move {
         while let Ok((tcp, _)) = listener.accept().await {
-            let shaken = async { acceptor.accept(tcp).await.map(Connection) };
+            let shaken = async {
+                tcp.set_nodelay(true)?;
+                acceptor.accept(ReadAhead::new(tcp)).await.map(Connection)
+            };
             if accepted.send(shaken.await).is_err() {
                 break;
             }
@@ -155,10 +168,11 @@ fn write(path: &Path) -> anyhow::Result<mpsc::Sender<Written>> {
     file.sync_all()?;
     let (sender, waiting) = mpsc::channel::<Written>();
     std::thread::spawn(move || {
-        let mut offset = 0;
+        let (mut offset, mut bytes) = (0, Vec::new());
         while let Ok(first) = waiting.recv() {
             let batch: Vec<_> = std::iter::once(first).chain(waiting.try_iter()).take(BATCH_MAX).collect();
-            let bytes: Vec<u8> = batch.iter().flat_map(|written| &written.bytes).copied().collect();
+            bytes.clear();
+            batch.iter().for_each(|written| bytes.extend_from_slice(&written.bytes));
             if offset + bytes.len() > FILE_BYTES {
                 offset = 0;
             }
@@ -253,7 +267,7 @@ impl SubmissionService for Least {
 }
 
 /// A connection that has shaken hands.
-struct Connection(TlsStream<TcpStream>);
+struct Connection(TlsStream<ReadAhead<TcpStream>>);
 
 impl Connected for Connection {
     type ConnectInfo = ();

@@ -112,9 +112,10 @@ pub struct Measured {
     pub hub_cpu: Duration,
     /// Processor time of the load, which is this process.
     pub own_cpu: Duration,
-    /// How much of all processors was not idle, of a hundred.
+    /// How much of all processors was not idle, of a hundred, with what was
+    /// stolen.
     pub busy: f64,
-    /// How much of them other machines on the same host had, of a hundred.
+    /// How much of them the host had for others, of a hundred.
     pub stolen: f64,
 }
 
@@ -397,7 +398,7 @@ struct Usage {
 struct Ticks {
     all: f64,
     idle: f64,
-    /// While another machine on the same host had the processor.
+    /// While the host had the processor for others.
     stolen: f64,
 }
 

@@ -2,7 +2,8 @@
 //! the hub accepts, how long that takes, and what a whole exchange costs: each
 //! with the hub's processor time, beside that of one `verify_strict`. Every
 //! envelope is another one, signed before the clock starts, by eight systems;
-//! acknowledgements are signed while it runs, as they must be.
+//! acknowledgements are signed while it runs, as they must be. Then the same
+//! submissions go to what does the least that a hub can do ([`crate::bare`]).
 
 use std::{
     collections::HashMap,
@@ -92,6 +93,10 @@ impl Args {
     pub fn of(common: &Common) -> Self {
         Self { common: common.clone(), works: Vec::new(), window: WINDOW }
     }
+
+    fn wants(&self, work: Work) -> bool {
+        self.works.is_empty() || self.works.contains(&work)
+    }
 }
 
 /// One work.
@@ -109,13 +114,13 @@ enum Work {
     Streaming,
     /// Half the rate of `streaming`, open loop
     Half,
-    /// `Unary` and `Streaming` with what does the least that a hub can do
-    Bare,
+    /// `Unary` and `Streaming` again, with what does the least that a hub can do
+    Least,
 }
 
-/// In this order: what is sent in the later ones stays in the mailboxes.
-const WORKS: [Work; 7] =
-    [Work::Single, Work::Pushed, Work::Cycle, Work::Unary, Work::Streaming, Work::Half, Work::Bare];
+/// Of a hub, in this order: what is sent in the later ones stays in the
+/// mailboxes.
+const WORKS: [Work; 6] = [Work::Single, Work::Pushed, Work::Cycle, Work::Unary, Work::Streaming, Work::Half];
 
 /// Runs it.
 pub fn run(args: &Args, report: &mut Report) -> anyhow::Result<()> {
@@ -124,8 +129,9 @@ pub fn run(args: &Args, report: &mut Report) -> anyhow::Result<()> {
         "Documents of 4 KiB, {SENDERS} sending systems, the load on the same processors. CPU is processor \
          time, of all threads and of the kernel for them; × verify_strict is the hub's against one \
          `verify_strict` of 4 KiB on all processors at once, the mean of just before and just after. The \
-         least is a server of the same contract that hashes, verifies, writes and syncs, and nothing else: \
-         no rights, dedupe, state, evidence or receipts.",
+         least is another server of the same contract that hashes, verifies, writes and syncs, and nothing \
+         else: no rights, dedupe, state, evidence or receipts, so that answers cost the load less, too; the \
+         hub has stopped then, and the hub's CPU is this server's.",
     );
     report.profile("small", &about, work_dir.path())?;
     let mut table = Table::new("4 KiB");
@@ -143,33 +149,65 @@ pub fn run(args: &Args, report: &mut Report) -> anyhow::Result<()> {
             bench.hub.pid()
         );
         let mut streaming = None;
-        for work in WORKS {
-            if !args.works.is_empty() && !args.works.contains(&work) {
-                continue;
-            }
-            let pace = Pace::seconds(args.common.seconds);
-            let time = VERIFIED_FOR.min(pace.run / 10);
-            let before_us = baseline::verify_now(time);
-            let all = runtime.block_on(work.measure(&bench, pace, &mut streaming))?;
-            let verify_us = f64::midpoint(before_us, baseline::verify_now(time));
-            for (name, measured) in all {
-                let mut figures = measured.figures();
-                let place = figures.iter().position(|(name, _)| *name == "hub CPU µs").map_or(0, |at| at + 1);
-                figures.insert(place, ("× verify_strict", measured.hub_us() / verify_us));
-                figures.insert(place + 1, ("verify_strict µs", verify_us));
-                eprintln!("bench: {name}: {:.0}/s", measured.rate());
-                table.add(name, figures);
-            }
+        let pace = Pace::seconds(args.common.seconds);
+        for work in WORKS.into_iter().filter(|work| args.wants(*work)) {
+            bracketed(&mut table, pace, || runtime.block_on(work.measure(&bench, pace, &mut streaming)))?;
         }
         truth.push(runtime.block_on(bench.truth())?);
         drop(runtime);
-        let bench = Arc::into_inner(bench).context("a task holds the hub")?;
-        bench.hub.stop()?;
+        let Bench { hub, target, .. } = Arc::into_inner(bench).context("a task holds the hub")?;
+        hub.stop()?;
+        if args.wants(Work::Least) {
+            least(&mut table, pace, &dir.join("bare"), &target)?;
+        }
         std::fs::remove_dir_all(&dir)?;
     }
     report.table(table);
     truth.iter().for_each(|words| report.say(words));
     Ok(())
+}
+
+/// Measures some works, and what one signature costs just before and just
+/// after.
+fn bracketed(
+    table: &mut Table,
+    pace: Pace,
+    measure: impl FnOnce() -> anyhow::Result<Vec<(&'static str, Measured)>>,
+) -> anyhow::Result<()> {
+    let time = VERIFIED_FOR.min(pace.run / 10);
+    let before_us = baseline::verify_now(time);
+    let all = measure()?;
+    let verify_us = f64::midpoint(before_us, baseline::verify_now(time));
+    for (name, measured) in all {
+        let mut figures = measured.figures();
+        let place = figures.iter().position(|(name, _)| *name == "hub CPU µs").map_or(0, |at| at + 1);
+        figures.insert(place, ("× verify_strict", measured.hub_us() / verify_us));
+        figures.insert(place + 1, ("verify_strict µs", verify_us));
+        eprintln!("bench: {name}: {:.0}/s", measured.rate());
+        table.add(name, figures);
+    }
+    Ok(())
+}
+
+/// The same submissions to what does the least, when the hub has stopped.
+fn least(table: &mut Table, pace: Pace, dir: &Path, hub: &Target) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let (bare, senders) = runtime.block_on(async {
+        let bare = Bare::start(dir, &hub.senders)?;
+        let senders = hub.senders.iter().map(|sender| bare.connect(sender));
+        let senders = senders.collect::<anyhow::Result<Vec<_>>>()?;
+        anyhow::Ok((bare, senders))
+    })?;
+    let target = Target::new(bare.pid(), senders, hub.window, false);
+    let to: Vec<String> = (SENDERS..SENDERS + IDLE).map(seed::agency).collect();
+    bracketed(table, pace, || {
+        let measured = target.piloted(pace, SENDERS, &to, |signed, pace| unary(&target, signed, pace));
+        Ok(vec![("the least, unary", runtime.block_on(measured)?)])
+    })?;
+    bracketed(table, pace, || {
+        let measured = target.piloted(pace, SENDERS, &to, |signed, pace| stream(&target, signed, pace));
+        Ok(vec![("the least, streaming", runtime.block_on(measured)?)])
+    })
 }
 
 impl Work {
@@ -230,17 +268,8 @@ impl Work {
                 let measured = half(&bench.target, signed, pace, rate / 2.0).await?;
                 Ok(vec![("submit, streaming, half the rate, open loop", measured)])
             }
-            Self::Bare => {
-                let bare = Bare::start(&bench.dir.join("bare"), &bench.target.senders)?;
-                let senders = bench.target.senders.iter().map(|sender| bare.connect(sender));
-                let senders = senders.collect::<Result<_, _>>()?;
-                let target = Target::new(bare.pid(), senders, bench.target.window, false);
-                let unary = target.piloted(pace, SENDERS, &idle, |signed, pace| unary(&target, signed, pace));
-                let unary = unary.await?;
-                let streaming =
-                    target.piloted(pace, SENDERS, &idle, |signed, pace| stream(&target, signed, pace));
-                Ok(vec![("the least, unary", unary), ("the least, streaming", streaming.await?)])
-            }
+            // not of this hub: see `least`
+            Self::Least => Ok(Vec::new()),
         }
     }
 }

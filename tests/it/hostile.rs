@@ -168,9 +168,10 @@ async fn who_is_suspended_reaches_no_decoder() -> anyhow::Result<()> {
     let raw = Raw::at(situation.hostile.home(), "H53").await?;
     HubServiceClient::new(raw.channel.clone()).get_info(GetInfoRequest {}).await?;
     situation.hub.admin().await?.set_system_state(request).await?;
-    // open connections are cut, once: whoever connects then is told why at each call
+    // open connections are cut now, and the next ones within a minute: whoever
+    // connects again is told why at each call until then
     let connections = &situation.hub.hub().context().connections;
-    eventually("its connection is cut", async || connections.count() == 0).await;
+    eventually("its connection is cut, and there was no other", async || connections.count() == 0).await;
     // what nobody could decode is not looked at
     let sealed = axis_proto::envelope::v1::SealedEnvelope {
         payload: vec![0xff; 400_000].into(),
@@ -660,8 +661,8 @@ async fn a_broadcast_that_spends_the_allowance_is_answered_as_often_as_it_is_sen
     envelope.recipients = codes.iter().map(|code| Recipient { agency: (*code).into(), kind: 1 }).collect();
     let sealed_envelope = Some(raw.seal(&envelope));
     let request = SubmitRequest { sealed_envelope, documents: vec![Bytes::from_static(b"file")] };
-    // all but one of them wait for their turn at the directory, and are
-    // accepted by then, with nothing left to spend
+    // all but one of them wait for their turn at the directory; those that
+    // have it last find that it was accepted, and nothing left to spend
     let mut copies = JoinSet::new();
     for _ in 0..24 {
         let (mut submission, request) = (raw.submission(), request.clone());

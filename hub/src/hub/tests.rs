@@ -550,8 +550,6 @@ async fn an_upload_ends_when_the_disk_becomes_nearly_full_and_goes_on_when_there
     hub.stop().await;
 }
 
-/// What is told to nobody who waits when the journal fails: the process ends,
-/// and the next start finds out what the disk holds.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hub_that_has_stopped_has_let_go_of_its_ports() {
     let dir = tempfile::tempdir().unwrap();
@@ -569,6 +567,8 @@ async fn a_hub_that_has_stopped_has_let_go_of_its_ports() {
     }
 }
 
+/// What is told to nobody who waits when the journal fails: the process ends,
+/// and the next start finds out what the disk holds.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_journal_that_cannot_be_written_or_synced_stops_the_hub_at_once() {
     for syncs in [false, true] {

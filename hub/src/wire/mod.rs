@@ -13,7 +13,7 @@ pub mod info;
 pub mod listener;
 pub mod mailbox;
 pub mod quota;
-mod read_ahead;
+pub mod read_ahead;
 pub mod room;
 mod round;
 pub mod status;
@@ -171,7 +171,8 @@ impl Context {
     }
 }
 
-/// A listener that is being served, by name.
+/// The task that serves a listener, or that accepts its connections, by the
+/// listener's name.
 pub type Serving = (&'static str, JoinHandle<()>);
 
 /// Serves the systems, those who enrol and the operators, until stopping and
@@ -196,17 +197,19 @@ pub fn serve(
         metrics: ctx.metrics.clone(),
         stopping: ctx.stopping.clone(),
     };
-    let tls = tls::systems_config(certificate.clone(), authorities, &ctx.clock)?;
-    let (of_systems, accepting_systems) = accept(tls, listener::Bounds::SYSTEMS).run(systems);
-    let tls = tls::enrolment_config(certificate.clone(), &ctx.clock)?;
+    let for_systems = tls::systems_config(certificate.clone(), authorities, &ctx.clock)?;
+    let for_enrolment = tls::enrolment_config(certificate.clone(), &ctx.clock)?;
+    let routes = systems_routes(ctx)?;
+    // from here on nothing fails: ports are let go of by who waits for these
+    let (of_systems, accepting_systems) = accept(for_systems, listener::Bounds::SYSTEMS).run(systems);
     let (of_enrolment, accepting_enrolment) =
-        accept(tls, listener::Bounds::enrolment(&ctx.config.patience)).run(enrolment);
+        accept(for_enrolment, listener::Bounds::enrolment(&ctx.config.patience)).run(enrolment);
     let of_operators = UnixListenerStream::new(operators);
     tokio::spawn(renew(ctx.clone(), certificate));
 
     let for_systems = listener::server(&ctx.config.patience)
         .layer(access::AuthenticateLayer::new(ctx.clone()))
-        .add_routes(systems_routes(ctx)?)
+        .add_routes(routes)
         .serve_with_incoming_shutdown(of_systems, ctx.stopping.clone().cancelled_owned());
     let for_enrolment = listener::enrolment_server(&ctx.config.patience)
         .add_service(enrolment::enrolment_service(ctx.clone()))

@@ -310,6 +310,7 @@ async fn submit_stream(
                 Err(error) => Outcome::Refused(call.refusal(&error)),
             };
             let answer = SubmitStreamResponse { tag, outcome: Some(outcome) };
+            // a caller that is gone asks again and learns the same
             if let Err(TrySendError::Full(answer)) = out.try_send(answer) {
                 let handed = async {
                     // one at a time, so that a slow caller has the time for each
@@ -323,7 +324,6 @@ async fn submit_stream(
                     () = unread.cancelled() => {}
                 }
             }
-            // a caller that is gone asks again and learns the same
             drop((place, own, room));
         });
     }

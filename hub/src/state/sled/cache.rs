@@ -2,13 +2,13 @@
 //! and every call asks for the same systems, agencies and keys; and whether an
 //! envelope is known, several times in a row.
 //!
-//! Of what is not there the whole place without keys is remembered, from one
-//! key to the next: the ids of new envelopes come one after the other, and
-//! each is asked for when there is none yet.
+//! Of what is not there the whole gap is remembered, from one key of sled's to
+//! the next: the ids of new envelopes come one after the other, and each is
+//! asked for when there is none yet.
 //!
 //! Never stale: a key that is being written is found in the layers above and
 //! not asked for here, and before it leaves them all that was read of its
-//! table, and all places without keys, are of no use any more. The tables that
+//! table, and all gaps, are of no use any more. The tables that
 //! every call asks for hardly ever change; of the others it is enough to know
 //! what was read just now.
 
@@ -34,14 +34,15 @@ const OVERHEAD_BYTES: usize = 96;
 /// Keys in it, about; the bytes are what bounds it.
 const KEYS: usize = limits::STATE_CACHE_BYTES / 256;
 
-/// Most places without keys that are remembered: one for each sender, and some.
-const NOTHING_MAX: usize = 4_096;
+/// Most gaps that are remembered, of some 200 bytes: one for each sender that
+/// submits between two writes of sled, and some.
+const GAPS_MAX: usize = 4_096;
 
 /// Values by key, and where there are none.
 pub(super) struct Cache {
     values: sync::Cache<Key, Held, Bytes>,
-    /// Places without keys: start, and the end (exclusive).
-    nothing: Mutex<BTreeMap<Key, Key>>,
+    /// Where sled has no keys: start, and the end (exclusive).
+    gaps: Mutex<BTreeMap<Key, Key>>,
     /// How often sled was written.
     writes: AtomicU64,
     /// Which of them wrote a table last, by its byte.
@@ -68,7 +69,7 @@ impl Cache {
     pub(super) fn new() -> Self {
         Self {
             values: sync::Cache::with_weighter(KEYS, limits::STATE_CACHE_BYTES as u64, Bytes),
-            nothing: Mutex::default(),
+            gaps: Mutex::default(),
             writes: AtomicU64::new(0),
             written: [const { AtomicU64::new(0) }; 256],
         }
@@ -78,14 +79,17 @@ impl Cache {
     /// the layers still have what was written: whoever reads past them then
     /// has had their lock after it, and so sees this.
     pub(super) fn forget(&self, changes: &Changes) {
-        let mut nothing = self.nothing();
-        nothing.clear();
+        let mut gaps = self.gaps();
+        let old = std::mem::take(&mut *gaps);
         let writes = self.writes.load(Ordering::Relaxed) + 1;
         for table in changes.tables() {
             self.written[usize::from(table)].store(writes, Ordering::Relaxed);
         }
         // whoever sees it sees what was written
         self.writes.store(writes, Ordering::Release);
+        drop(gaps);
+        // while nobody waits
+        drop(old);
     }
 
     fn get(&self, key: &[u8]) -> Option<Value> {
@@ -98,29 +102,29 @@ impl Cache {
         self.values.insert(key.to_vec(), held);
     }
 
-    /// Whether a key is in a place without keys.
-    fn is_nothing(&self, key: &[u8]) -> bool {
-        let nothing = self.nothing();
-        let mut before = nothing.range::<[u8], _>((Bound::Unbounded, Bound::Included(key)));
+    /// Whether a key is known not to be in sled.
+    fn is_in_gap(&self, key: &[u8]) -> bool {
+        let gaps = self.gaps();
+        let mut before = gaps.range::<[u8], _>((Bound::Unbounded, Bound::Included(key)));
         before.next_back().is_some_and(|(_, end)| key < end.as_slice())
     }
 
-    /// Remembers a place without keys that was found when sled had been written
-    /// so often. It holds keys that nobody asked for, which may have been
-    /// written since: then it is left.
-    fn keep_nothing(&self, start: Key, end: Key, writes: u64) {
-        let mut nothing = self.nothing();
+    /// Remembers a gap that was found when sled had been written so often. It
+    /// is of keys that nobody asked for, too, which may have been written
+    /// since: then it is left.
+    fn keep_gap(&self, start: Key, end: Key, writes: u64) {
+        let mut gaps = self.gaps();
         if self.writes.load(Ordering::Relaxed) != writes {
             return;
         }
-        if nothing.len() >= NOTHING_MAX {
-            nothing.clear();
+        if gaps.len() >= GAPS_MAX {
+            gaps.clear();
         }
-        nothing.insert(start, end);
+        gaps.insert(start, end);
     }
 
-    fn nothing(&self) -> MutexGuard<'_, BTreeMap<Key, Key>> {
-        self.nothing.lock().unwrap_or_else(PoisonError::into_inner)
+    fn gaps(&self) -> MutexGuard<'_, BTreeMap<Key, Key>> {
+        self.gaps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -135,7 +139,7 @@ impl Read for Cached<'_> {
         if let Some(value) = self.cache.get(key) {
             return Some(value);
         }
-        if self.cache.is_nothing(key) {
+        if self.cache.is_in_gap(key) {
             return None;
         }
         // before it is read: what is written meanwhile makes it of no use
@@ -145,8 +149,8 @@ impl Read for Cached<'_> {
                 self.cache.keep(key, &value);
                 Some(value)
             }
-            Looked::Nothing { start, end } => {
-                self.cache.keep_nothing(start, end, writes);
+            Looked::Gap { start, end } => {
+                self.cache.keep_gap(start, end, writes);
                 None
             }
         }
@@ -162,11 +166,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_without_keys_is_remembered_until_sled_is_written() {
+    fn a_gap_is_remembered_until_sled_is_written() {
         let cache = Cache::new();
-        let keep = |writes| cache.keep_nothing(b"a3".to_vec(), b"a7".to_vec(), writes);
+        let keep = |writes| cache.keep_gap(b"a3".to_vec(), b"a7".to_vec(), writes);
         keep(0);
-        let found = |key: &[u8]| cache.is_nothing(key);
+        let found = |key: &[u8]| cache.is_in_gap(key);
         assert!(found(b"a3") && found(b"a69") && !found(b"a2") && !found(b"a7") && !found(b"b"));
         cache.forget(&Changes::from_iter([(b"a5".to_vec(), Some(Value::new()))]));
         assert!(!found(b"a5") && !found(b"a3"));

@@ -489,9 +489,10 @@ impl Writer {
     /// fits into memory, the process stops with a good state on the disk.
     fn puts_off(&mut self) -> bool {
         let Shared { options, waiting, .. } = &*self.shared;
-        let space = options.disk.space(&options.dir);
-        let full = space.is_ok_and(|space| space.free_bytes < limits::DISK_STATE_BYTES);
-        if full && waiting.load(Ordering::Relaxed) >= options.lag_keys_max {
+        let (space, waiting) = (options.disk.space(&options.dir), waiting.load(Ordering::Relaxed));
+        let needed = limits::DISK_STATE_BYTES + waiting as u64 * limits::DISK_STATE_KEY_BYTES;
+        let full = space.is_ok_and(|space| space.free_bytes < needed);
+        if full && waiting >= options.lag_keys_max {
             error!(dir = %options.dir.display(), "no room on the disk to write the state: stopping");
             std::process::exit(1);
         }
@@ -523,7 +524,9 @@ impl Writer {
         } else if !flushing.is_empty() || applied != self.marker.applied {
             self.write(&flushing, applied)?;
         }
-        shared.cache.forget(&flushing);
+        if !flushing.is_empty() {
+            shared.cache.forget(&flushing);
+        }
         let old = {
             let mut layers = shared.layers.write().unwrap_or_else(PoisonError::into_inner);
             std::mem::take(&mut layers.flushing)

@@ -53,9 +53,10 @@ const FIRST_KEY: &[u8] = &[0];
 pub(super) enum Looked {
     /// Its value.
     Value(Value),
-    /// That no key is there from `start` to before `end`, nor it itself, which
-    /// is between them.
-    Nothing { start: Key, end: Key },
+    /// That there is no key from `start` to before `end`, and it is not there
+    /// either. It is between them, but where sled is being written, or the
+    /// table has no end: then nothing may be.
+    Gap { start: Key, end: Key },
 }
 
 /// A block and its name.
@@ -209,7 +210,7 @@ impl Store {
         self.file.sync_data()
     }
 
-    /// The value of a key; or else where around it there is no key.
+    /// The value of a key; or else the gap around it.
     pub(super) fn look(&self, key: &[u8]) -> Looked {
         match guard(|| self.try_look(key)) {
             Ok(looked) => looked,
@@ -235,7 +236,7 @@ impl Store {
                 _ => prefix_end(table),
             },
         };
-        Ok(Looked::Nothing { start, end })
+        Ok(Looked::Gap { start, end })
     }
 
     /// The block that a key belongs to, or would. May panic on a damaged
@@ -305,7 +306,7 @@ impl Read for Store {
     fn get(&self, key: &[u8]) -> Option<Value> {
         match self.look(key) {
             Looked::Value(value) => Some(value),
-            Looked::Nothing { .. } => None,
+            Looked::Gap { .. } => None,
         }
     }
 

@@ -1020,7 +1020,7 @@ fn what_sled_was_asked_before_is_never_what_it_was_before() {
 }
 
 #[test]
-fn where_nothing_is_found_there_is_nothing() {
+fn a_gap_holds_no_key() {
     let mut house = House::new();
     let (state, _) = house.open();
     let key = |number: u16| [&[b'a' + (number >> 14) as u8], &number.to_be_bytes()[..]].concat();
@@ -1044,7 +1044,7 @@ fn where_nothing_is_found_there_is_nothing() {
             let asked = key(house.random.u16(..));
             match state.shared.store.look(&asked) {
                 Looked::Value(_) => assert!(keys.contains(&asked), "{asked:?}"),
-                Looked::Nothing { start, end } => {
+                Looked::Gap { start, end } => {
                     assert!(start <= asked && asked < end, "{asked:?} in {start:?} to {end:?}");
                     assert_eq!(start[0], asked[0], "of one table");
                     assert_eq!(keys.range(start..end).next(), None, "around {asked:?}");
