@@ -160,12 +160,16 @@ pub fn continue_log(
     append(journal, tree, signer, entries)
 }
 
+/// Random bytes that the system is asked for at a time: the salts and secrets of
+/// some thirty submissions.
+const RANDOM_AHEAD_BYTES: usize = 2_048;
+
 /// Fills a buffer with bytes that nobody can foresee.
 pub type Random = Box<dyn FnMut(&mut [u8]) + Send>;
 
 /// Starts the writer on a thread of its own.
 pub fn start(parts: Parts) -> (Committer, WriterHandle) {
-    let (committer, queue, writer) = make(parts, Box::new(fill_random));
+    let (committer, queue, writer) = make(parts, ahead(fill_random));
     let thread = thread::Builder::new()
         .name("writer".into())
         .spawn(move || writer.run())
@@ -539,8 +543,28 @@ fn fill_random(buffer: &mut [u8]) {
     getrandom::fill(buffer).expect("a system without randomness cannot serve");
 }
 
+/// Bytes that are asked for ahead, so that the system is not asked for each
+/// salt and secret. Each is given to one, and kept no longer.
+fn ahead(mut random: impl FnMut(&mut [u8]) + Send + 'static) -> Random {
+    let (mut bytes, mut used) = ([0; RANDOM_AHEAD_BYTES], RANDOM_AHEAD_BYTES);
+    Box::new(move |buffer| {
+        for part in buffer.chunks_mut(RANDOM_AHEAD_BYTES) {
+            if part.len() > bytes.len() - used {
+                random(&mut bytes);
+                used = 0;
+            }
+            let given = &mut bytes[used..used + part.len()];
+            part.copy_from_slice(given);
+            given.fill(0);
+            used += part.len();
+        }
+    })
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use axis_proto::record::v1::{LogOpened, record::Event};
     use bytes::Bytes;
 
@@ -554,6 +578,26 @@ mod tests {
             replay(&mut draft, &entry).map_err(|error| error.to_string())?;
             Ok(query::meta(&draft).origin)
         })
+    }
+
+    #[test]
+    fn no_random_byte_is_given_twice() {
+        let mut next = 0_u32;
+        let mut random = ahead(move |buffer| {
+            for four in buffer.chunks_mut(4) {
+                next += 1;
+                four.copy_from_slice(&next.to_le_bytes()[..four.len()]);
+            }
+        });
+        let mut seen = HashSet::new();
+        for length in [16, 32, 16, 4 * RANDOM_AHEAD_BYTES, 32, RANDOM_AHEAD_BYTES, 16].repeat(50) {
+            let mut buffer = vec![0; length];
+            random(&mut buffer);
+            for four in buffer.chunks(4) {
+                let number = u32::from_le_bytes(four.try_into().unwrap());
+                assert!(number > 0 && seen.insert(number), "{number}");
+            }
+        }
     }
 
     #[test]

@@ -847,7 +847,8 @@ fn large() -> House {
     drop(state);
     let bytes = fs::metadata(house.options.dir.join(rest::DB)).unwrap().len();
     assert!(bytes > 3 * store::SEGMENT_BYTES as u64, "{bytes}");
-    house.grow(300);
+    // fewer than there are: what is missing more of is filled without a marker
+    house.grow(200);
     let (state, applied) = house.open();
     assert_eq!(state.found(), Found::Closed);
     assert!(applied > 0);
