@@ -212,6 +212,8 @@ pub const SLED_CACHE_BYTES: u64 = 16 * 1024 * 1024;
 pub const STATE_CACHE_BYTES: usize = 4 * 1024 * 1024;
 /// Keys that wait for sled before the writer itself waits: 16 MiB or so.
 pub const STATE_LAG_KEYS_MAX: usize = 100_000;
+/// Keys that wait for sled when it is written, if not before.
+pub const STATE_FLUSH_KEYS: usize = STATE_LAG_KEYS_MAX / 4;
 /// How often sled is written.
 pub const STATE_FLUSH_INTERVAL: Duration = Duration::from_millis(500);
 /// Records between snapshots.
@@ -229,12 +231,12 @@ pub const DISK_LOW_FILES: u64 = 10_000;
 pub const UPLOAD_FILES: u64 = 2;
 /// Free bytes that a snapshot leaves of them, for records.
 pub const DISK_LOW_SNAPSHOT_BYTES: u64 = 256 * 1024 * 1024;
-/// Free bytes below which sled is not written, beside what waits: it would be
-/// of no use after a write that failed. The journal has what waits.
-pub const DISK_STATE_BYTES: u64 = 64 * 1024 * 1024;
-/// What a key that waits may take when it is written: if no other is near it,
-/// its block, in the redo file and in sled. sled writes some pages more.
-pub const DISK_STATE_KEY_BYTES: u64 = 2 * 2 * 1024;
+/// Free bytes below which sled is not written, which would be of no use after
+/// a write that failed: 100 MiB or so. That is what a write of as many keys as
+/// usual takes if no two of them share a block of 2 KiB, which is in the redo
+/// file then and in sled. Twice as many, when sled is behind, may take more. The
+/// journal has them.
+pub const DISK_STATE_BYTES: u64 = STATE_FLUSH_KEYS as u64 * 2 * 2 * 1024;
 
 // connections
 

@@ -105,7 +105,7 @@ impl Options {
             layout_version,
             cache_bytes: limits::SLED_CACHE_BYTES,
             flush_interval: limits::STATE_FLUSH_INTERVAL,
-            flush_keys: limits::STATE_LAG_KEYS_MAX / 4,
+            flush_keys: limits::STATE_FLUSH_KEYS,
             lag_keys_max: limits::STATE_LAG_KEYS_MAX / 2,
             snapshot_records: limits::SNAPSHOT_RECORDS,
         }
@@ -489,10 +489,9 @@ impl Writer {
     /// fits into memory, the process stops with a good state on the disk.
     fn puts_off(&mut self) -> bool {
         let Shared { options, waiting, .. } = &*self.shared;
-        let (space, waiting) = (options.disk.space(&options.dir), waiting.load(Ordering::Relaxed));
-        let needed = limits::DISK_STATE_BYTES + waiting as u64 * limits::DISK_STATE_KEY_BYTES;
-        let full = space.is_ok_and(|space| space.free_bytes < needed);
-        if full && waiting >= options.lag_keys_max {
+        let space = options.disk.space(&options.dir);
+        let full = space.is_ok_and(|space| space.free_bytes < limits::DISK_STATE_BYTES);
+        if full && waiting.load(Ordering::Relaxed) >= options.lag_keys_max {
             error!(dir = %options.dir.display(), "no room on the disk to write the state: stopping");
             std::process::exit(1);
         }
