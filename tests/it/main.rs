@@ -1,5 +1,6 @@
 //! Situations that a hub gets into, through its public faces.
 
+mod allowance;
 mod architecture;
 mod backup;
 mod concurrency;
@@ -17,6 +18,7 @@ mod reconcile;
 mod refusals;
 mod retention;
 mod rights;
+mod secrets;
 mod seeded;
 mod streams;
 mod upgrade;
