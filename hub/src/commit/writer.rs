@@ -161,7 +161,7 @@ pub fn continue_log(
 }
 
 /// Random bytes that the system is asked for at a time: the salts and secrets of
-/// some thirty submissions.
+/// some twenty submissions.
 const RANDOM_AHEAD_BYTES: usize = 2_048;
 
 /// Fills a buffer with bytes that nobody can foresee.
