@@ -34,7 +34,8 @@ pub struct VerifiedReceipt {
 pub enum OpenedLeaf {
     /// Of an Accepted record: one recipient.
     Recipient(RecipientLeaf),
-    /// Of a Consigned record: one delivery.
+    /// Of a Consigned record, or of an Accepted one that made the envelope
+    /// visible: one delivery.
     Consignment(ConsignmentLeaf),
 }
 
@@ -120,20 +121,20 @@ pub fn verify(receipt: &Receipt, log: &CheckpointVerifier) -> Result<VerifiedRec
 
 /// The leaf of an opening that leads to the record's own root.
 fn open(record: &Record, opening: &LeafOpening) -> Option<OpenedLeaf> {
-    match record.event.as_ref()? {
-        Event::Accepted(accepted) => {
+    let (first, count, root) = match record.event.as_ref()? {
+        Event::Accepted(accepted) if accepted.consignment_root.is_empty() => {
             let leaf = RecipientLeaf::decode(opening.leaf.clone()).ok()?;
             let whole = opening.size == accepted.recipient_count && opening.position == leaf.recipient_index;
-            (whole && leads_to(opening, &accepted.recipient_root)).then_some(OpenedLeaf::Recipient(leaf))
+            let leads = whole && leads_to(opening, &accepted.recipient_root);
+            return leads.then_some(OpenedLeaf::Recipient(leaf));
         }
-        Event::Consigned(consigned) => {
-            let leaf = ConsignmentLeaf::decode(opening.leaf.clone()).ok()?;
-            let index = consigned.first_recipient_index.checked_add(opening.position);
-            let whole = opening.size == consigned.recipient_count && index == Some(leaf.recipient_index);
-            (whole && leads_to(opening, &consigned.consignment_root)).then_some(OpenedLeaf::Consignment(leaf))
-        }
-        _ => None,
-    }
+        Event::Accepted(accepted) => (0, accepted.recipient_count, &accepted.consignment_root),
+        Event::Consigned(it) => (it.first_recipient_index, it.recipient_count, &it.consignment_root),
+        _ => return None,
+    };
+    let leaf = ConsignmentLeaf::decode(opening.leaf.clone()).ok()?;
+    let whole = opening.size == count && first.checked_add(opening.position) == Some(leaf.recipient_index);
+    (whole && leads_to(opening, root)).then_some(OpenedLeaf::Consignment(leaf))
 }
 
 fn leads_to(opening: &LeafOpening, root: &[u8]) -> bool {
@@ -245,6 +246,22 @@ mod tests {
         assert!(matches!(leaf, Some(OpenedLeaf::Consignment(leaf)) if leaf.recipient_index == 513));
 
         assert_eq!(opened(consigned, leaves::open(&recipients(), 0)), Err("OPENING"));
+
+        let at_once = |list: &LeafList| {
+            let consignment_root = Bytes::copy_from_slice(&leaves::root(list));
+            receipt(Event::Accepted(Accepted { recipient_count: 2, consignment_root, ..Accepted::default() }))
+        };
+        let from_the_first = list(
+            (0..2)
+                .map(|index| ConsignmentLeaf { recipient_index: index, ..ConsignmentLeaf::default() })
+                .map(|leaf| leaf.encode_to_vec().into())
+                .collect(),
+        );
+        let leaf = opened(at_once(&from_the_first), leaves::open(&from_the_first, 1)).unwrap();
+        assert!(matches!(leaf, Some(OpenedLeaf::Consignment(leaf)) if leaf.recipient_index == 1));
+        let of_a_later_range = opened(at_once(&deliveries()), leaves::open(&deliveries(), 1));
+        assert_eq!(of_a_later_range, Err("OPENING"));
+        assert_eq!(opened(at_once(&from_the_first), leaves::open(&recipients(), 0)), Err("OPENING"));
         assert_eq!(opened(accepted(), leaves::open(&deliveries(), 0)), Err("OPENING"));
         let plain = receipt(Event::ClockConfirmed(ClockConfirmed { operator: "o".into() }));
         assert_eq!(opened(plain, leaves::open(&recipients(), 0)), Err("OPENING"));

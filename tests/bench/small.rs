@@ -385,9 +385,9 @@ impl Bench {
                 count("axis_submissions_total{outcome=\"accepted\",reason=\"none\"}"),
                 count("axis_settlements_total{settlement=\"acknowledged\"}"),
             );
-            // accepted and consigned; leased and acknowledged
+            // accepted, and seen at once; leased and acknowledged
             let leases = count("axis_leases_total");
-            let records = 2.0 * told.0 + leases + told.1;
+            let records = told.0 + leases + told.1;
             let recorded = count("axis_journal_records") - self.records_before;
             let found = told == (accepted as f64, acknowledged as f64);
             if found && (records..records + SNAPSHOTS_MAX).contains(&recorded) {

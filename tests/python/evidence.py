@@ -311,7 +311,10 @@ def opened_leaf(record, opening):
     list's length are the record's own, or it could be a leaf of another list."""
     try:
         kind = record.WhichOneof("event")
-        if kind == "accepted":
+        if kind == "accepted" and record.accepted.consignment_root:
+            leaf = record_pb2.ConsignmentLeaf.FromString(opening.leaf)
+            first, root = 0, record.accepted.consignment_root
+        elif kind == "accepted":
             leaf = record_pb2.RecipientLeaf.FromString(opening.leaf)
             first, root = 0, record.accepted.recipient_root
         elif kind == "consigned":

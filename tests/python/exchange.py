@@ -304,7 +304,9 @@ class Exchange(unittest.TestCase):
         entries = self.office.read_feed()
         self.assertEqual([number for number, _ in entries], list(range(1, len(entries) + 1)))
         kinds = {record.WhichOneof("event") for _, record in entries}
-        self.assertLessEqual({"accepted", "consigned", "leased", "acknowledged", "rejected"}, kinds)
+        self.assertLessEqual({"accepted", "leased", "acknowledged", "rejected"}, kinds)
+        accepted = [record.accepted for _, record in entries if record.WhichOneof("event") == "accepted"]
+        self.assertTrue(all(one.consignment_root for one in accepted), "few recipients see it at once")
         for who in (self.health, self.province):
             who.pull()
             progress = who.call(who.mailbox.Pull, mailbox_pb2.PullRequest()).progress

@@ -124,7 +124,8 @@ fn concerned(journal: &dyn JournalReader, from: u64, to: u64) -> Whom {
 fn add_concerned(record: &Record, cargo: &[Bytes], systems: &mut BTreeSet<String>) -> bool {
     systems.extend(record.feeds.iter().map(|place| place.system.clone()));
     match &record.event {
-        Some(Event::Consigned(_)) => return add_consigned(record, cargo, systems),
+        Some(Event::Accepted(event)) if event.consignment_root.is_empty() => {}
+        Some(Event::Accepted(_) | Event::Consigned(_)) => return add_consigned(record, cargo, systems),
         Some(Event::DirectoryChanged(_)) | None => return false,
         Some(event) => {
             if let Event::Moved(event) = event {

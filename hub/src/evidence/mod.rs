@@ -184,8 +184,8 @@ impl Evidence {
         let entry = self.entry(sequence)?;
         let record = Record::decode(entry.record.clone()).map_err(Error::fault)?;
         let kind = match record.event {
-            Some(Event::Accepted(_)) => CargoKind::RecipientList,
-            Some(Event::Consigned(_)) => CargoKind::ConsignmentList,
+            Some(Event::Accepted(event)) if event.consignment_root.is_empty() => CargoKind::RecipientList,
+            Some(Event::Accepted(_) | Event::Consigned(_)) => CargoKind::ConsignmentList,
             _ => return Ok(None),
         };
         let cargo = record.cargo.iter().zip(&entry.cargo).find(|(named, _)| named.kind() == kind);

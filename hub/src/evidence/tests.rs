@@ -354,6 +354,11 @@ fn a_recipient_opens_its_own_leaf() {
         consignment_root: root(&deliveries),
         ..Consigned::default()
     };
+    let seen = list_of(&agencies[..2], |recipient_index, agency| {
+        let leaf = ConsignmentLeaf { recipient_index, agency: agency.into(), ..ConsignmentLeaf::default() };
+        leaf.encode_to_vec()
+    });
+    let at_once = Accepted { recipient_count: 2, consignment_root: root(&seen), ..Accepted::default() };
     let mut log = Log::new();
     log.commit(vec![
         (
@@ -365,6 +370,13 @@ fn a_recipient_opens_its_own_leaf() {
         ),
         (Event::Consigned(consigned), vec![(CargoKind::ConsignmentList, deliveries.encode_to_vec().into())]),
         (Event::ClockConfirmed(ClockConfirmed::default()), Vec::new()),
+        (
+            Event::Accepted(at_once),
+            vec![
+                (CargoKind::SealedEnvelope, Bytes::from_static(b"sealed")),
+                (CargoKind::ConsignmentList, seen.encode_to_vec().into()),
+            ],
+        ),
     ]);
     let (evidence, verifier) = (log.evidence(), log.signer.verifier());
     let opened = |sequence, agency: &str| {
@@ -384,25 +396,28 @@ fn a_recipient_opens_its_own_leaf() {
     }
     assert_eq!(opened(0, "G99"), None, "not addressed");
     assert_eq!(opened(2, "G18"), None, "no list");
+    let Some(OpenedLeaf::Consignment(leaf)) = opened(3, "G22") else { panic!("seen at once") };
+    assert_eq!((leaf.agency.as_str(), leaf.recipient_index), ("G22", 1));
+    assert_eq!(opened(3, "H53"), None, "not addressed");
 
     // erased by retention: the record stays, nothing is opened
     let erased = Cargo { kind: CargoKind::RecipientList.into(), sha256: Bytes::new(), size: 5 };
     let record = Record {
-        sequence: 3,
+        sequence: 4,
         cargo: vec![erased],
         event: Some(Event::Accepted(accepted)),
         ..Record::default()
     };
     let entry = Entry {
-        sequence: 3,
+        sequence: 4,
         salt: [0; 16],
         record: record.encode_to_vec().into(),
         cargo: vec![Bytes::new()],
     };
     log.tree.append(&[record_leaf(&entry.salt, &entry.record)]);
     let root = log.tree.root();
-    let commit = Commit { size: 4, root, checkpoint: log.signer.sign(4, &root) };
+    let commit = Commit { size: 5, root, checkpoint: log.signer.sign(5, &root) };
     log.journal.append(Batch { entries: vec![entry], commit }).unwrap();
     log.tree.persist().unwrap();
-    assert_eq!(opened(3, "G18"), None);
+    assert_eq!(opened(4, "G18"), None);
 }

@@ -8,7 +8,7 @@ use axis_proto::{
     id::Digest,
     note::CheckpointVerifier,
     record::v1::{
-        CargoKind, ConsignmentLeaf, Delivery, DirectoryChanged, ErasureCause, LeafList, LogOpened,
+        CargoKind, Consigned, ConsignmentLeaf, Delivery, DirectoryChanged, ErasureCause, LeafList, LogOpened,
         RecipientLeaf, Record, Settlement, SigningKey, directory_entry::Value, record::Event,
     },
     signed, tree,
@@ -387,14 +387,27 @@ impl Checker {
         match &record.event {
             Some(Event::LogOpened(event)) if at != 0 => self.log_opened(at, event),
             Some(Event::Accepted(event)) => {
-                let Some(list) = list(CargoKind::RecipientList) else {
-                    return self.report(Some(at), "an accepted envelope has no recipient list".into());
+                let (lists, at_once) = (list(CargoKind::RecipientList), list(CargoKind::ConsignmentList));
+                let (list, at_once) = match (lists, at_once) {
+                    (Some(list), None) if event.consignment_root.is_empty() => (list, false),
+                    (None, Some(list)) if event.recipient_root.is_empty() => (list, true),
+                    _ => {
+                        let words = "an accepted envelope has no list of recipients, or not the one it binds";
+                        return self.report(Some(at), words.into());
+                    }
                 };
-                if axis_proto::leaves::root(&list)[..] != event.recipient_root {
+                if !at_once && axis_proto::leaves::root(&list)[..] != event.recipient_root {
                     self.report(Some(at), "the recipient root is not that of the list".into());
                 }
-                let recipients: Vec<RecipientLeaf> =
-                    list.leaves.iter().filter_map(|leaf| RecipientLeaf::decode(leaf.clone()).ok()).collect();
+                let named = |leaf: &Bytes| match at_once {
+                    false => RecipientLeaf::decode(leaf.clone()).ok(),
+                    true => ConsignmentLeaf::decode(leaf.clone()).ok().map(|leaf| RecipientLeaf {
+                        recipient_index: leaf.recipient_index,
+                        agency: leaf.agency,
+                        kind: leaf.kind,
+                    }),
+                };
+                let recipients: Vec<RecipientLeaf> = list.leaves.iter().filter_map(named).collect();
                 let sorted = recipients.windows(2).all(|pair| pair[0].agency < pair[1].agency);
                 if !sorted || recipients.len() != event.recipient_count as usize || recipients.is_empty() {
                     self.report(Some(at), "the recipients are not a sorted list of the stated length".into());
@@ -428,6 +441,16 @@ impl Checker {
                 );
                 for document in in_vault(event) {
                     *self.named.entry(document).or_default() += 1;
+                }
+                if at_once {
+                    let consigned = Consigned {
+                        envelope_sequence: at,
+                        envelope_digest: event.envelope_digest.clone(),
+                        first_recipient_index: 0,
+                        recipient_count: event.recipient_count,
+                        consignment_root: event.consignment_root.clone(),
+                    };
+                    self.consigned(at, record.recorded_unix_ms, &consigned, &list);
                 }
             }
             Some(Event::Consigned(event)) => {
@@ -556,13 +579,7 @@ impl Checker {
         self.log = (self.log + 1).min(self.verifiers.len() - 1);
     }
 
-    fn consigned(
-        &mut self,
-        at: u64,
-        now_ms: u64,
-        event: &axis_proto::record::v1::Consigned,
-        list: &LeafList,
-    ) {
+    fn consigned(&mut self, at: u64, now_ms: u64, event: &Consigned, list: &LeafList) {
         if axis_proto::leaves::root(list)[..] != event.consignment_root {
             self.report(Some(at), "the consignment root is not that of the list".into());
         }

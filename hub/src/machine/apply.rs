@@ -37,7 +37,7 @@ pub fn apply(draft: &mut Draft<'_>, record: &Record, entry: &Entry) -> Result<()
     }
     let at = At { sequence: record.sequence, now: record.recorded_unix_ms };
     match &record.event {
-        Some(Event::Accepted(event)) => accepted(draft, at, record, event),
+        Some(Event::Accepted(event)) => accepted(draft, at, record, event, entry)?,
         Some(Event::Consigned(event)) => consigned(draft, at, event, &leaf_list(record, entry)?)?,
         Some(Event::Leased(event)) => leased(draft, at, event),
         Some(Event::LeaseExtended(event)) => lease_extended(draft, event),
@@ -156,11 +156,17 @@ pub fn delivery_id(delivery: &record::Delivery) -> DeliveryId {
     DeliveryId { envelope_sequence: delivery.envelope_sequence, recipient_index: delivery.recipient_index }
 }
 
-fn accepted(draft: &mut Draft<'_>, at: At, record: &Record, event: &record::Accepted) {
+fn accepted(
+    draft: &mut Draft<'_>,
+    at: At,
+    record: &Record,
+    event: &record::Accepted,
+    entry: &Entry,
+) -> Result<(), prost::DecodeError> {
     let sealed = record.cargo.iter().find(|cargo| cargo.kind() == CargoKind::SealedEnvelope);
     let bytes =
         sealed.map_or(0, |cargo| cargo.size) + event.documents.iter().map(|file| file.size).sum::<u64>();
-    let envelope = EnvelopeRow {
+    let mut envelope = EnvelopeRow {
         sender_system: event.sender_system.clone(),
         sender: event.sender.clone(),
         envelope_id: event.envelope_id.to_vec(),
@@ -181,15 +187,17 @@ fn accepted(draft: &mut Draft<'_>, at: At, record: &Record, event: &record::Acce
         ..EnvelopeRow::default()
     };
     let whole = DeliveryId { envelope_sequence: at.sequence, recipient_index: 0 };
-    draft.put(key::envelope(at.sequence), envelope.encode_to_vec());
     draft.put(key::envelope_id(&event.sender, &event.envelope_id), at.sequence.to_be_bytes().to_vec());
     draft.put(key::timer(event.expires_unix_ms, Timer::Expire, &whole), Vec::new());
     draft.put(key::timer(event.warn_unix_ms, Timer::Warn, &whole), Vec::new());
-    if event.not_before_unix_ms > at.now {
+    if !event.consignment_root.is_empty() {
+        show(draft, at, at.sequence, &mut envelope, &leaf_list(record, entry)?)?;
+    } else if event.not_before_unix_ms > at.now {
         draft.put(key::timer(event.not_before_unix_ms, Timer::Consign, &whole), Vec::new());
     } else {
         draft.put(key::pending(at.sequence), Vec::new());
     }
+    draft.put(key::envelope(at.sequence), envelope.encode_to_vec());
     let in_vault = || event.documents.iter().filter(|file| !file.inline);
     for file in in_vault() {
         draft.put(key::named(&file.sha256, at.sequence), Vec::new());
@@ -199,6 +207,7 @@ fn accepted(draft: &mut Draft<'_>, at: At, record: &Record, event: &record::Acce
     if !in_vault.is_empty() {
         draft.put(key::documents(at.sequence), in_vault);
     }
+    Ok(())
 }
 
 fn leaf_list(record: &Record, entry: &Entry) -> Result<LeafList, prost::DecodeError> {
@@ -216,11 +225,33 @@ fn consigned(
     let Some(mut envelope) = row::<EnvelopeRow>(draft, &key::envelope(event.envelope_sequence)) else {
         return Ok(());
     };
+    show(draft, at, event.envelope_sequence, &mut envelope, list)?;
+    let whole = DeliveryId { envelope_sequence: event.envelope_sequence, recipient_index: 0 };
+    if event.first_recipient_index == 0 && envelope.not_before_unix_ms > 0 {
+        draft.delete(key::timer(envelope.not_before_unix_ms, Timer::Consign, &whole));
+    }
+    let pending = key::pending(event.envelope_sequence);
+    if envelope.consigned_count < envelope.recipient_count {
+        draft.put(pending, Vec::new());
+    } else {
+        draft.delete(pending);
+    }
+    draft.put(key::envelope(event.envelope_sequence), envelope.encode_to_vec());
+    Ok(())
+}
+
+/// Makes an envelope visible to the next of its recipients.
+fn show(
+    draft: &mut Draft<'_>,
+    at: At,
+    envelope_sequence: u64,
+    envelope: &mut EnvelopeRow,
+    list: &LeafList,
+) -> Result<(), prost::DecodeError> {
     let lane = lane_of(envelope.priority());
     for leaf in &list.leaves {
         let leaf = ConsignmentLeaf::decode(leaf.clone())?;
-        let id =
-            DeliveryId { envelope_sequence: event.envelope_sequence, recipient_index: leaf.recipient_index };
+        let id = DeliveryId { envelope_sequence, recipient_index: leaf.recipient_index };
         let kind = if leaf.kind() == RecipientKind::Unspecified { RecipientKind::To } else { leaf.kind() };
         let delivery = DeliveryRow {
             agency: leaf.agency,
@@ -235,7 +266,7 @@ fn consigned(
             ..DeliveryRow::default()
         };
         draft.put(key::number(&delivery.system, delivery.mailbox_sequence), delivery_bytes(&id).to_vec());
-        put_ready(draft, &id, &delivery, &envelope);
+        put_ready(draft, &id, &delivery, envelope);
         if envelope.recipient_count > limits::WIDE_RECIPIENTS {
             draft.put(key::received(&delivery.system, &id), Vec::new());
         }
@@ -246,19 +277,8 @@ fn consigned(
             mailbox.lanes[lane] += 1;
         });
         draft.put(key::delivery(&id), delivery.encode_to_vec());
+        envelope.consigned_count += 1;
     }
-    let whole = DeliveryId { envelope_sequence: event.envelope_sequence, recipient_index: 0 };
-    if envelope.consigned_count == 0 && envelope.not_before_unix_ms > 0 {
-        draft.delete(key::timer(envelope.not_before_unix_ms, Timer::Consign, &whole));
-    }
-    envelope.consigned_count = event.first_recipient_index + event.recipient_count;
-    let pending = key::pending(event.envelope_sequence);
-    if envelope.consigned_count < envelope.recipient_count {
-        draft.put(pending, Vec::new());
-    } else {
-        draft.delete(pending);
-    }
-    draft.put(key::envelope(event.envelope_sequence), envelope.encode_to_vec());
     Ok(())
 }
 

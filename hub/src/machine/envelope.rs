@@ -210,30 +210,55 @@ pub(super) fn submit(batch: &mut Batch<'_>, submit: &Submit) -> Result<Outcome> 
         }
         return Err(refusal.into());
     }
-    let ahead = submit.ahead.as_ref().filter(|ahead| ahead.holds(&batch.draft, batch.now));
-    let Listed { list: recipients, root: recipient_root, encoded } = match ahead {
-        Some(ahead) => ahead.list.clone(),
-        None => {
-            let (list, root) = leaf_list(batch, expand::leaves(&expansion.recipients));
-            let encoded = Content::of(list.encode_to_vec());
-            Listed { list: Arc::new(list), root, encoded }
-        }
-    };
-    let accepted = accepted(batch, submit, &recipients, &recipient_root);
+    let recipients = &*expansion.recipients;
+    let accepted = accepted(batch, submit, recipients.len());
     let recipient_count = accepted.recipient_count;
-    let not_before = accepted.not_before_unix_ms;
-    let mut cargo =
-        vec![(CargoKind::SealedEnvelope, submit.signed.sealed.clone()), (CargoKind::RecipientList, encoded)];
-    cargo.extend(submit.documents.iter().map(|document| (CargoKind::Document, document.clone())));
-    let sequence = batch.record(Event::Accepted(accepted), &[submit.system.as_str()], cargo)?;
-    let mut sequences = vec![sequence];
-    if not_before <= batch.now {
-        sequences.extend(consign(batch, sequence, &recipients)?.sequences);
-    }
+    let is_visible = accepted.not_before_unix_ms <= batch.now;
+    let sequences = if is_visible && recipient_count <= limits::WIDE_RECIPIENTS {
+        let named = recipients.iter().zip(0..).map(|((agency, kind), recipient_index)| RecipientLeaf {
+            recipient_index,
+            agency: agency.to_string(),
+            kind: (*kind).into(),
+        });
+        let leaves = consignment(&batch.draft, named);
+        let (list, root) = leaf_list(batch, leaves);
+        let accepted = Accepted { consignment_root: Bytes::copy_from_slice(&root), ..accepted };
+        let list = (CargoKind::ConsignmentList, Content::of(list.encode_to_vec()));
+        vec![record(batch, submit, accepted, list)?]
+    } else {
+        let ahead = submit.ahead.as_ref().filter(|ahead| ahead.holds(&batch.draft, batch.now));
+        let Listed { list, root, encoded } = match ahead {
+            Some(ahead) => ahead.list.clone(),
+            None => {
+                let (list, root) = leaf_list(batch, expand::leaves(recipients));
+                let encoded = Content::of(list.encode_to_vec());
+                Listed { list: Arc::new(list), root, encoded }
+            }
+        };
+        let accepted = Accepted { recipient_root: Bytes::copy_from_slice(&root), ..accepted };
+        let mut sequences = vec![record(batch, submit, accepted, (CargoKind::RecipientList, encoded))?];
+        if is_visible {
+            sequences.extend(consign(batch, sequences[0], &list)?.sequences);
+        }
+        sequences
+    };
     Ok(Outcome { recipient_count, ..Outcome::recorded(sequences) })
 }
 
-fn accepted(batch: &Batch<'_>, submit: &Submit, recipients: &LeafList, root: &[u8; 32]) -> Accepted {
+/// Records that an envelope is accepted, with the list of whom it goes to.
+fn record(
+    batch: &mut Batch<'_>,
+    submit: &Submit,
+    accepted: Accepted,
+    list: (CargoKind, Content),
+) -> Result<u64> {
+    let mut cargo = vec![(CargoKind::SealedEnvelope, submit.signed.sealed.clone()), list];
+    cargo.extend(submit.documents.iter().map(|document| (CargoKind::Document, document.clone())));
+    batch.record(Event::Accepted(accepted), &[submit.system.as_str()], cargo)
+}
+
+/// What is said of an accepted envelope, but for the list that it binds.
+fn accepted(batch: &Batch<'_>, submit: &Submit, recipient_count: usize) -> Accepted {
     let envelope = &submit.envelope;
     let along = |named: &[u8]| submit.documents.iter().any(|it| it.sha256().as_bytes()[..] == *named);
     let documents = manifest(submit).iter().map(|document| DocumentDigest {
@@ -255,8 +280,9 @@ fn accepted(batch: &Batch<'_>, submit: &Submit, recipients: &LeafList, root: &[u
         not_before_unix_ms: envelope.not_before_unix_ms,
         expires_unix_ms: expires(submit),
         priority: priority.into(),
-        recipient_count: recipients.leaves.len() as u32,
-        recipient_root: Bytes::copy_from_slice(root),
+        recipient_count: recipient_count as u32,
+        recipient_root: Bytes::new(),
+        consignment_root: Bytes::new(),
         directory_version: query::directory_version(&batch.draft),
         documents: documents.collect(),
         warn_unix_ms: expires(submit) - limits::EXPIRY_WARNING_MS.min((expires(submit) - batch.now) / 10),
@@ -278,28 +304,9 @@ pub(super) fn consign(batch: &mut Batch<'_>, sequence: u64, recipients: &LeafLis
     };
     let first = envelope.consigned_count as usize;
     let range = recipients.leaves.iter().skip(first).take(limits::CONSIGN_MAX);
-    let mut numbers: BTreeMap<String, u64> = BTreeMap::new();
-    let mut leaves = Vec::new();
-    for leaf in range {
-        let leaf = RecipientLeaf::decode(leaf.clone()).map_err(Error::fault)?;
-        // Whoever serves the agency now; an agency that lost its system since
-        // it was accepted waits in the mailbox without a name, for operators.
-        let system = moves::serving(&batch.draft, &leaf.agency);
-        let high = match numbers.get(&system) {
-            Some(high) => *high,
-            None => apply::mailbox(&batch.draft, &system).high,
-        };
-        let mailbox_sequence = high + 1;
-        numbers.insert(system.clone(), mailbox_sequence);
-        let leaf = ConsignmentLeaf {
-            recipient_index: leaf.recipient_index,
-            agency: leaf.agency,
-            system,
-            mailbox_sequence,
-            kind: leaf.kind,
-        };
-        leaves.push(Bytes::from(leaf.encode_to_vec()));
-    }
+    let named = range.map(|leaf| RecipientLeaf::decode(leaf.clone()));
+    let named = named.collect::<std::result::Result<Vec<_>, _>>().map_err(Error::fault)?;
+    let leaves = consignment(&batch.draft, named.into_iter());
     if leaves.is_empty() {
         return Ok(Outcome::recorded(Vec::new()));
     }
@@ -315,4 +322,24 @@ pub(super) fn consign(batch: &mut Batch<'_>, sequence: u64, recipients: &LeafLis
     let cargo = vec![(CargoKind::ConsignmentList, Content::of(list.encode_to_vec()))];
     let consigned = batch.record(event, &[&envelope.sender_system], cargo)?;
     Ok(Outcome::recorded(vec![consigned]))
+}
+
+/// The leaves of recipients who are to see an envelope next, each with its
+/// place in the mailbox of whoever serves it now. An agency that lost its
+/// system since the envelope was accepted waits in the mailbox without a name,
+/// for operators.
+fn consignment(read: &dyn Read, recipients: impl Iterator<Item = RecipientLeaf>) -> Vec<Bytes> {
+    let mut highs: BTreeMap<String, u64> = BTreeMap::new();
+    let leaf = |RecipientLeaf { recipient_index, agency, kind }| {
+        let system = moves::serving(read, &agency);
+        let high = match highs.get(&system) {
+            Some(high) => *high,
+            None => apply::mailbox(read, &system).high,
+        };
+        let mailbox_sequence = high + 1;
+        highs.insert(system.clone(), mailbox_sequence);
+        let leaf = ConsignmentLeaf { recipient_index, agency, system, mailbox_sequence, kind };
+        Bytes::from(leaf.encode_to_vec())
+    };
+    recipients.map(leaf).collect()
 }

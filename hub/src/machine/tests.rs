@@ -11,8 +11,8 @@ use axis_proto::{
     hub::v1::{DeliveryState, Reason},
     id::{DeliveryId, Digest, EnvelopeId, KeyId, SystemId},
     record::v1::{
-        Agency, AgencyState, Certificate, DirectoryEntry, Group, GroupMembers, LeafList, LogOpened, Record,
-        Settlement, SigningKey, SystemState, directory_entry::Value, record::Event,
+        Accepted, Agency, AgencyState, Certificate, DirectoryEntry, Group, GroupMembers, LeafList, LogOpened,
+        Record, Settlement, SigningKey, SystemState, directory_entry::Value, record::Event,
     },
 };
 use bytes::Bytes;
@@ -970,9 +970,54 @@ fn the_feed_has_no_gaps() {
             _ => "other",
         })
         .collect();
-    assert_eq!(kinds, ["accepted", "consigned", "leased", "acknowledged"]);
-    assert_eq!(world.read(|read| query::feed(read, &system("vpcp"), 2, 1)), vec![feed[2]]);
+    assert_eq!(kinds, ["accepted", "leased", "acknowledged"]);
+    assert_eq!(world.read(|read| query::feed(read, &system("vpcp"), 1, 1)), vec![feed[1]]);
     world.end();
+}
+
+#[test]
+fn an_envelope_is_accepted_and_seen_in_one_record_if_few_are_to_see_it_now() {
+    let mut world = World::new();
+    let id = world.send(&["G18", "H53"]);
+    let Event::Accepted(event) = world.event(id.envelope_sequence) else { panic!("another") };
+    assert!(event.recipient_root.is_empty() && event.consignment_root.len() == 32, "{event:?}");
+    let delivery = world.delivery(id);
+    assert_eq!((delivery.consigned_sequence, delivery.mailbox_sequence), (id.envelope_sequence, 1));
+
+    // not yet, so in two
+    let mut later = world.envelope("G22", &["G18"]);
+    later.not_before_unix_ms = world.now + MINUTE_MS;
+    let later = world.send_envelope(later);
+    let Event::Accepted(event) = world.event(later.envelope_sequence) else { panic!("another") };
+    assert!(event.recipient_root.len() == 32 && event.consignment_root.is_empty(), "{event:?}");
+    world.tick(MINUTE_MS);
+    let seen = world.delivery(later).consigned_sequence;
+    assert!(matches!(world.event(seen), Event::Consigned(_)), "{seen}");
+    world.end();
+}
+
+#[test]
+fn the_checker_knows_which_list_an_accepted_envelope_binds() {
+    let accepted = |change: fn(&mut Accepted)| {
+        let mut world = World::new();
+        let id = world.send(&["G18"]);
+        let entry = &mut world.entries[id.envelope_sequence as usize];
+        let mut record = Record::decode(entry.record.clone()).expect("a record");
+        if let Some(Event::Accepted(event)) = &mut record.event {
+            change(event);
+        }
+        entry.record = record.encode_to_vec().into();
+        world.violations().join("; ")
+    };
+    assert_eq!(accepted(|_| ()), "");
+    let both = accepted(|event| event.recipient_root = event.consignment_root.clone());
+    assert!(both.contains("not the one it binds"), "{both}");
+    let other = accepted(|event| event.recipient_root = std::mem::take(&mut event.consignment_root));
+    assert!(other.contains("not the one it binds"), "{other}");
+    let another = accepted(|event| event.consignment_root = vec![7; 32].into());
+    assert!(another.contains("is not that of the list"), "{another}");
+    let more = accepted(|event| event.recipient_count = 2);
+    assert!(more.contains("stated length") && more.contains("does not follow"), "{more}");
 }
 
 #[test]

@@ -19,6 +19,7 @@ pub fn describe(record: &Record) -> (&'static str, Vec<(&'static str, Value)>) {
                 ("sender", json!(it.sender)),
                 ("envelope", envelope_id(&it.envelope_id)),
                 ("recipients", json!(it.recipient_count)),
+                ("consigned", json!(!it.consignment_root.is_empty())),
                 ("digest", json!(hex(&it.envelope_digest))),
             ],
         ),

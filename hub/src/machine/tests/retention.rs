@@ -59,7 +59,7 @@ impl World {
         violations(&entries)
     }
 
-    fn violations(&self) -> Vec<String> {
+    pub(super) fn violations(&self) -> Vec<String> {
         violations(&self.entries)
     }
 }
@@ -458,7 +458,7 @@ fn the_checker_knows_what_may_leave() {
     let (mut world, id) = settled();
     world.tick(CARGO);
     let record = Record::decode(world.entries[id.envelope_sequence as usize].record.clone()).expect("one");
-    let place = record.cargo.iter().position(|cargo| cargo.kind() == CargoKind::RecipientList);
+    let place = record.cargo.iter().position(|cargo| cargo.kind() == CargoKind::ConsignmentList);
     world.entries[id.envelope_sequence as usize].cargo[place.expect("a list")] = Bytes::new();
     assert!(!world.violations().is_empty(), "a list is never erased");
 

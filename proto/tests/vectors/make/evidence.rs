@@ -113,6 +113,15 @@ fn records() -> Vec<(&'static str, Bytes)> {
         warn_unix_ms: envelope.expires_unix_ms - 3 * 86_400_000,
         cargo_kept_ms: 90 * 86_400_000,
         summary_kept_ms: 400 * 86_400_000,
+        consignment_root: Bytes::new(),
+    };
+    let at_once = Accepted {
+        envelope_id: bytes([0x2a; 16]),
+        not_before_unix_ms: 0,
+        recipient_root: Bytes::new(),
+        consignment_root: bytes(leaves::root(&deliveries())),
+        documents: Vec::new(),
+        ..accepted.clone()
     };
     let consigned = Consigned {
         envelope_sequence: 1,
@@ -161,6 +170,15 @@ fn records() -> Vec<(&'static str, Bytes)> {
             Event::Acknowledged(acknowledged),
         ),
         ("clock-confirmed", vec![], vec![], Event::ClockConfirmed(ClockConfirmed { operator: "lan".into() })),
+        (
+            "accepted-at-once",
+            vec![feed("g22", 5)],
+            vec![
+                cargo(CargoKind::SealedEnvelope, &sealed),
+                cargo(CargoKind::ConsignmentList, &encoded(&deliveries())),
+            ],
+            Event::Accepted(at_once),
+        ),
     ];
     (0..)
         .zip(events)
@@ -353,7 +371,7 @@ fn signed_note(text: &str, key: &SigningKey) -> String {
 
 fn checkpoints(vectors: &mut Vectors) {
     let log = signer().verifier_key();
-    let root = tree::root_of(&leaf_hashes());
+    let root = tree::root_of(&leaf_hashes()[..6]);
     let note = signer().sign(6, &root);
     let mut good = |name: &str, about: &str, note: &str, root: Hash, size: u64| {
         let members = json!({
@@ -445,7 +463,7 @@ XcnaeacGWamtVZy3Ad7ZoqudgjqtL0lgz+Nw7/RgQyg=
 ";
 
 fn proofs(vectors: &mut Vectors) {
-    let hashes = leaf_hashes();
+    let hashes = &leaf_hashes()[..6];
     let good = TlogProof {
         extra: salt(1).to_vec(),
         index: 1,
@@ -545,7 +563,8 @@ fn receipts(vectors: &mut Vectors) {
         vectors.add(&format!("receipt/{name}"), about, "ok", receipt_members(&receipt));
     };
     for (sequence, (name, _)) in records().iter().enumerate() {
-        add(&format!("{sequence}-{name}"), "The receipt of a record.", receipt_of(sequence, 6));
+        let size = (sequence + 1).max(6);
+        add(&format!("{sequence}-{name}"), "The receipt of a record.", receipt_of(sequence, size));
     }
     add("0-alone", "The first record under the first checkpoint.", receipt_of(0, 1));
     add("1-earlier", "The same record under an earlier checkpoint.", receipt_of(1, 2));
@@ -553,6 +572,7 @@ fn receipts(vectors: &mut Vectors) {
     add("1-accepted-opened", about, opened(receipt_of(1, 6), leaves::open(&recipients(), 1)));
     let about = "A recipient's proof of when the delivery became visible, and under which number.";
     add("2-consigned-opened", about, opened(receipt_of(2, 6), leaves::open(&deliveries(), 1)));
+    add("6-accepted-at-once-opened", about, opened(receipt_of(6, 7), leaves::open(&deliveries(), 1)));
     let mut receipt = receipt_of(1, 6);
     let mut proof: TlogProof = receipt.proof.parse().expect("a proof");
     proof.checkpoint = cosigned(&proof.checkpoint);
@@ -612,7 +632,7 @@ fn false_receipts(vectors: &mut Vectors) {
         hashes[0][0] ^= 1;
         with_proof(TlogProof { hashes, ..proof.clone() })
     });
-    let root = tree::root_of(&leaf_hashes());
+    let root = tree::root_of(&leaf_hashes()[..6]);
     for (name, about, expect, checkpoint) in [
         ("key", "Another key signed under the log's name.", "CHECKPOINT", named(ORIGIN, 2).sign(6, &root)),
         ("origin", "Another log's checkpoint.", "CHECKPOINT", named("axis.test/log2", 1).sign(6, &root)),
@@ -645,7 +665,10 @@ fn false_receipts(vectors: &mut Vectors) {
     let delivery = leaves::open(&deliveries(), 1).expect("three leaves");
     bad("opening-of-other", "A leaf of another record's list.", "OPENING", opened(delivery));
     bad("opening-of-plain", "A record without a list.", "OPENING", {
-        Receipt { opening: Some(recipient), ..receipt_of(3, 6) }
+        Receipt { opening: Some(recipient.clone()), ..receipt_of(3, 6) }
+    });
+    bad("opening-of-at-once", "A recipient's leaf, where the record binds deliveries.", "OPENING", {
+        Receipt { opening: Some(recipient), ..receipt_of(6, 7) }
     });
     let text = without(&receipt_members(&good), &["decoded", "size"]);
     let other_log = with(&text, json!({ "verifier_key": named("axis.test/log2", 2).verifier_key() }));
