@@ -38,14 +38,19 @@ enum Message {
     Stop,
 }
 
+/// Where what became of a command is told.
+pub type Answer = oneshot::Sender<Result<Outcome>>;
+
 /// A command and who waits for it.
 struct Queued {
     command: Command,
-    answer: oneshot::Sender<Result<Outcome>>,
+    answer: Answer,
     /// When it was queued, on the monotonic clock.
     since_us: u64,
 }
 
+/// The fault of whose answer does not come.
+pub const NO_ANSWER: &str = "the writer stopped before it answered";
 /// Milliseconds after which a refused caller may try again.
 const BUSY_RETRY_MS: u64 = 50;
 /// The same while the disk is nearly full: an operator has to act.
@@ -60,6 +65,17 @@ impl Committer {
     /// documents while the disk is nearly full; a fault if the writer is gone,
     /// and then nobody knows whether it was recorded.
     pub async fn commit(&self, command: Command) -> Result<Outcome> {
+        let (answer, answered) = oneshot::channel();
+        self.queue(command, answer)?;
+        answered.await.map_err(|_| Error::fault(NO_ANSWER))?
+    }
+
+    /// As [`Self::commit`], without waiting: the machine's word comes as the
+    /// answer, and none comes if the writer is gone.
+    ///
+    /// # Errors
+    /// As there, but for the machine's refusal.
+    pub fn queue(&self, command: Command, answer: Answer) -> Result<()> {
         match &command {
             Command::Submit(submit) => {
                 let documents: usize = submit.documents.iter().map(|document| document.len()).sum();
@@ -69,10 +85,9 @@ impl Committer {
             Command::Upload { .. } => self.take_room(0)?,
             _ => {}
         }
-        let (answer, answered) = oneshot::channel();
         let queued = Queued { command, answer, since_us: self.clock.monotonic_us() };
         match self.queue.try_send(Message::Command(Box::new(queued))) {
-            Ok(()) => answered.await.map_err(|_| Error::fault("the writer stopped before it answered"))?,
+            Ok(()) => Ok(()),
             Err(TrySendError::Full(_)) => {
                 Err(Refusal::new(Reason::Busy).retry_after_ms(BUSY_RETRY_MS).into())
             }
@@ -90,7 +105,7 @@ impl Committer {
     pub async fn roll(&self) -> Result<()> {
         let (answer, answered) = oneshot::channel();
         match self.queue.try_send(Message::Roll(answer)) {
-            Ok(()) => answered.await.map_err(|_| Error::fault("the writer stopped before it answered")),
+            Ok(()) => answered.await.map_err(|_| Error::fault(NO_ANSWER)),
             Err(_) => Err(Refusal::new(Reason::Busy).retry_after_ms(BUSY_RETRY_MS).into()),
         }
     }

@@ -188,7 +188,7 @@ fn accepted(
     };
     let whole = DeliveryId { envelope_sequence: at.sequence, recipient_index: 0 };
     draft.put(key::envelope_id(&event.sender, &event.envelope_id), at.sequence.to_be_bytes().to_vec());
-    draft.put(key::timer(event.expires_unix_ms, Timer::Expire, &whole), Vec::new());
+    // the deadline's own timer follows the warning, which comes before it
     draft.put(key::timer(event.warn_unix_ms, Timer::Warn, &whole), Vec::new());
     if !event.consignment_root.is_empty() {
         show(draft, at, at.sequence, &mut envelope, &leaf_list(record, entry)?)?;
@@ -353,11 +353,13 @@ fn expired(draft: &mut Draft<'_>, at: At, delivery: Option<&record::Delivery>) {
 
 fn expiry_warned(draft: &mut Draft<'_>, event: &record::ExpiryWarned) {
     let whole = DeliveryId { envelope_sequence: event.envelope_sequence, recipient_index: 0 };
-    let mut warned = 0;
+    let (mut warned, mut expires) = (0, 0);
     edit_envelope(draft, event.envelope_sequence, |envelope| {
         warned = std::mem::take(&mut envelope.warn_unix_ms);
+        expires = envelope.expires_unix_ms;
     });
     draft.delete(key::timer(warned, Timer::Warn, &whole));
+    draft.put(key::timer(expires, Timer::Expire, &whole), Vec::new());
 }
 
 /// A delivery ends: it leaves every queue, its number is settled, and the
@@ -386,8 +388,10 @@ fn settle(draft: &mut Draft<'_>, at: At, delivery: Option<&record::Delivery>, st
 
     if envelope.settled_count + 1 == envelope.recipient_count {
         let whole = DeliveryId { recipient_index: 0, ..id };
-        draft.delete(key::timer(envelope.expires_unix_ms, Timer::Expire, &whole));
-        draft.delete(key::timer(envelope.warn_unix_ms, Timer::Warn, &whole));
+        draft.delete(match envelope.warn_unix_ms {
+            0 => key::timer(envelope.expires_unix_ms, Timer::Expire, &whole),
+            warn => key::timer(warn, Timer::Warn, &whole),
+        });
     }
     let mut erase = None;
     edit_envelope(draft, id.envelope_sequence, |envelope| {

@@ -15,7 +15,7 @@ use prost::Message;
 use crate::state::Read;
 
 /// Raised with every change of a key or row.
-pub const LAYOUT_VERSION: u32 = 5;
+pub const LAYOUT_VERSION: u32 = 6;
 
 /// The one row about the whole.
 #[derive(Clone, PartialEq, Message)]
@@ -394,7 +394,7 @@ pub enum Timer {
     Lapse,
     /// An envelope's sender is warned.
     Warn,
-    /// An envelope expires.
+    /// An envelope expires; set once its sender is warned.
     Expire,
     /// An envelope's content may go.
     Erase,

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use axis_proto::{hub::v1 as hub, id::SystemId, reason::Language, record::v1::Receipt};
+use tokio::sync::oneshot;
 use tonic::{Code, Request, Response, Status};
 use tonic_types::StatusExt as _;
 
@@ -15,6 +16,7 @@ use super::{
 };
 use crate::{
     authenticate::{Caller, authenticate},
+    commit::Answer,
     disk_room,
     error::{Error, Refusal, Result},
     limits,
@@ -121,18 +123,36 @@ impl Call {
         self.context.verifying.run(self.system(), work).await?
     }
 
-    /// As [`Self::verifying`], for a message that counts as taken room: where
+    /// Runs work that may end by giving the writer a command, when it is the
+    /// caller's turn, and waits for the writer's answer; none if it was given
+    /// nothing. Who waits is not woken between the two.
+    pub(super) async fn committing<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self, Ground<'_>, Answer) -> Result<T> + Send + 'static,
+    ) -> Result<(T, Option<Result<Outcome>>)> {
+        let (answer, answered) = oneshot::channel();
+        let call = self.clone();
+        let work = move || work(&call, call.ground(), answer);
+        let worked = self.context.verifying.begin(self.system(), work);
+        // first, because it comes last: then both are there
+        let outcome = answered.await.ok();
+        Ok((worked.await.map_err(Error::fault)??, outcome))
+    }
+
+    /// As [`Self::committing`], for a message that counts as taken room: where
     /// it came in, while no thread has anything to do and all that is under
     /// way is so little that waking one takes as long as the work.
-    pub(super) async fn verifying_soon<T: Send + 'static>(
+    pub(super) async fn committing_soon<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Self, Ground<'_>) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
+        work: impl FnOnce(&Self, Ground<'_>, Answer) -> Result<T> + Send + 'static,
+    ) -> Result<(T, Option<Result<Outcome>>)> {
         let context = &self.context;
         if context.room.taken() > limits::WORK_AT_ONCE_BYTES || !context.verifying.is_resting() {
-            return self.verifying(work).await;
+            return self.committing(work).await;
         }
-        at_once(|| work(self, self.ground()))?
+        let (answer, answered) = oneshot::channel();
+        let worked = at_once(|| work(self, self.ground(), answer))??;
+        Ok((worked, answered.await.ok()))
     }
 
     fn ground(&self) -> Ground<'_> {

@@ -1,7 +1,11 @@
 //! The way in: each submission passes verify, admit and commit, and is
 //! answered once it is durable. Holds no more bytes than its bounds allow.
 
-use std::{future::ready, pin::Pin, sync::Arc};
+use std::{
+    future::ready,
+    pin::{Pin, pin},
+    sync::Arc,
+};
 
 use axis_proto::{
     hub::v1::{
@@ -15,12 +19,12 @@ use axis_proto::{
 };
 use futures_util::{
     StreamExt as _,
-    stream::{self, Stream},
+    stream::{self, FuturesUnordered, Stream},
 };
 use prost::Message as _;
 use tokio::{
     sync::{
-        Mutex, Semaphore,
+        Mutex, OwnedSemaphorePermit, Semaphore,
         mpsc::{self, error::TrySendError},
         oneshot,
     },
@@ -34,16 +38,18 @@ use super::{
     Context,
     call::{Call, required, shown},
     quota::{Cost, Lane},
+    room::Held,
     turns::Turns,
     upload,
 };
 use crate::{
     admit::{Admitted, admit},
+    commit::{Answer, NO_ANSWER},
     error::{Error, Refusal, Result},
     limits,
-    machine::{self, Command, Expanding, query},
+    machine::{self, Command, Expanding, Submit, query},
     observe::metrics::Submission,
-    verify::verify,
+    verify::{Ground, verify},
 };
 
 /// Answers on their way to one caller.
@@ -143,22 +149,23 @@ fn weight(message: &Result<SubmitRequest>) -> u32 {
 }
 
 /// The first stages: what is submitted becomes what may be committed.
-async fn prepare(call: &Call, message: SubmitRequest) -> Result<Admitted> {
+fn prepare(call: &Call, ground: Ground<'_>, message: SubmitRequest) -> Result<Admitted> {
     let sealed = required(message.sealed_envelope, "sealed_envelope")?;
-    let documents = message.documents;
-    call.verifying_soon(move |call, ground| {
-        let verified = verify(ground, call.caller(), &sealed, PayloadType::Envelope)?;
-        let mut admitted = admit(ground, call.system(), verified, documents)?;
-        admitted.submit.kept = call.context.config.retention.kept();
-        Ok(admitted)
-    })
-    .await
+    let verified = verify(ground, call.caller(), &sealed, PayloadType::Envelope)?;
+    let mut admitted = admit(ground, call.system(), verified, message.documents)?;
+    admitted.submit.kept = call.context.config.retention.kept();
+    Ok(admitted)
+}
+
+/// Whether an envelope's recipients are looked up before the writer decides.
+fn needs_a_look(admitted: &Admitted) -> bool {
+    machine::is_wide(&admitted.submit) && !admitted.is_known
 }
 
 /// Looks up the recipients of a broadcast, so that the writer does not: a part
 /// at a time, because the writer waits for whoever holds the state.
 async fn look_ahead(call: &Call, looking: &Turns, mut admitted: Admitted) -> Result<Admitted> {
-    if !machine::is_wide(&admitted.submit) || admitted.is_known {
+    if !needs_a_look(&admitted) {
         return Ok(admitted);
     }
     let turn = looking.take(call.system()).await?;
@@ -192,9 +199,24 @@ async fn submit_counted(
     looking: &Turns,
     message: Result<SubmitRequest>,
 ) -> Result<SubmitResponse> {
-    let admitted = prepare(call, message?).await?;
-    let admitted = look_ahead(call, looking, admitted).await?;
-    let outcome = within_quota(call, admitted).await?;
+    let message = message?;
+    let work = move |call: &Call, ground: Ground<'_>, answer| {
+        let admitted = prepare(call, ground, message)?;
+        if needs_a_look(&admitted) { Ok(Stage::Admitted(admitted)) } else { enter(call, admitted, answer) }
+    };
+    let (stage, outcome) = match call.committing_soon(work).await? {
+        (Stage::Admitted(admitted), _) => {
+            let admitted = look_ahead(call, looking, admitted).await?;
+            let (answer, answered) = oneshot::channel();
+            (enter(call, admitted, answer)?, answered.await.ok())
+        }
+        entered => entered,
+    };
+    let outcome = outcome.unwrap_or_else(|| Err(Error::fault(NO_ANSWER)));
+    if let Stage::Entered(Some(spent)) = stage {
+        spent.settle(call, &outcome);
+    }
+    let outcome = outcome?;
     let sequence = shown(&outcome)?;
     let receipt = call.receipt(sequence).await?;
     let row = if outcome.duplicate { call.read(|read| query::envelope(read, sequence)) } else { None };
@@ -202,32 +224,62 @@ async fn submit_counted(
     Ok(SubmitResponse { receipt: Some(receipt), duplicate: outcome.duplicate, erased_unix_ms })
 }
 
-/// Commits a submission if the system may cause more today. What was accepted
-/// before, or is refused, costs nothing: it gets its receipt again however much
-/// the system has spent.
-async fn within_quota(call: &Call, admitted: Admitted) -> Result<machine::Outcome> {
-    let (system, quota) = (call.system(), &call.context.quota);
+/// How far a submission has come.
+enum Stage {
+    /// It may be committed once its recipients are looked up.
+    Admitted(Admitted),
+    /// The writer has it, for what was spent on it.
+    Entered(Option<Spent>),
+}
+
+/// Gives the writer a submission if the system may cause more today. What was
+/// accepted before, or is refused, costs nothing: it gets its receipt again
+/// however much the system has spent.
+fn enter(call: &Call, admitted: Admitted, answer: Answer) -> Result<Stage> {
     let Admitted { submit, is_known } = admitted;
-    let lane = Lane::of(submit.envelope.priority());
-    let documents: usize = submit.documents.iter().map(|document| document.len()).sum();
-    let cost = Cost { records: 1, bytes: (submit.signed.sealed.len() + documents) as u64 };
-    let commit = |submit| call.context.committer.commit(Command::Submit(submit));
-    if is_known {
-        return commit(submit).await;
+    let spent = if is_known { None } else { Spent::on(call, &submit)? };
+    let queued = call.context.committer.queue(Command::Submit(submit), answer);
+    if let (Err(_), Some(spent)) = (&queued, &spent) {
+        spent.give_back(call);
     }
-    if let Err(refused) = quota.spend(system, lane, cost) {
-        // it may have been accepted while this call waited for its turn
-        let is_known = call.read(|read| query::is_envelope_known(read, &submit.envelope));
-        return if is_known { commit(submit).await } else { Err(refused) };
-    }
-    let outcome = commit(submit).await;
-    match &outcome {
-        Ok(outcome) if !outcome.duplicate => {
-            quota.charge(system, lane, Cost { records: outcome.recipient_count.into(), bytes: 0 });
+    queued.map(|()| Stage::Entered(spent))
+}
+
+/// What was spent on a submission before it is known what becomes of it.
+struct Spent {
+    lane: Lane,
+    cost: Cost,
+}
+
+impl Spent {
+    /// Spends a record and the bytes; nothing if the envelope was accepted
+    /// while this call waited for its turn.
+    fn on(call: &Call, submit: &Submit) -> Result<Option<Self>> {
+        let lane = Lane::of(submit.envelope.priority());
+        let documents: usize = submit.documents.iter().map(|document| document.len()).sum();
+        let cost = Cost { records: 1, bytes: (submit.signed.sealed.len() + documents) as u64 };
+        match call.context.quota.spend(call.system(), lane, cost) {
+            Ok(()) => Ok(Some(Self { lane, cost })),
+            Err(_) if call.read(|read| query::is_envelope_known(read, &submit.envelope)) => Ok(None),
+            Err(refused) => Err(refused),
         }
-        _ => quota.give_back(system, lane, cost),
     }
-    outcome
+
+    /// Charges what was accepted for its recipients, and gives back what was
+    /// spent on what was not.
+    fn settle(&self, call: &Call, outcome: &Result<machine::Outcome>) {
+        match outcome {
+            Ok(outcome) if !outcome.duplicate => {
+                let cost = Cost { records: outcome.recipient_count.into(), bytes: 0 };
+                call.context.quota.charge(call.system(), self.lane, cost);
+            }
+            _ => self.give_back(call),
+        }
+    }
+
+    fn give_back(&self, call: &Call) {
+        call.context.quota.give_back(call.system(), self.lane, self.cost);
+    }
 }
 
 async fn check(call: &Call, looking: &Turns, message: CheckRequest) -> Result<CheckResponse> {
@@ -241,7 +293,7 @@ async fn check(call: &Call, looking: &Turns, message: CheckRequest) -> Result<Ch
 
 async fn check_whole(call: &Call, looking: &Turns, message: CheckRequest) -> Result<CheckResponse> {
     let message = sized(SubmitRequest { sealed_envelope: message.sealed_envelope, documents: Vec::new() })?;
-    let admitted = prepare(call, message).await?;
+    let admitted = call.verifying(move |call, ground| prepare(call, ground, message)).await?;
     if !admitted.is_known {
         // as much work as a submission, and paid like a record that it is not
         let lane = Lane::of(admitted.submit.envelope.priority());
@@ -262,70 +314,118 @@ async fn check_whole(call: &Call, looking: &Turns, message: CheckRequest) -> Res
 }
 
 /// Takes submissions as they come while there is room, each worked on beside
-/// the others, and answers each when it is done. What an answer took is held
-/// until it is handed over, and a caller that does not take it loses the
-/// stream.
+/// the others, and answers each when it is done, also if the stream has ended.
+/// What an answer took is held until it is handed over, and a caller that does
+/// not take it loses the stream.
 async fn submit_stream(
     call: &Call,
     looking: &Turns,
-    mut inbound: Streaming<SubmitStreamRequest>,
+    inbound: Streaming<SubmitStreamRequest>,
     out: &mpsc::Sender<SubmitStreamResponse>,
 ) -> std::result::Result<(), Status> {
     let _open = call.context.metrics.stream();
-    let unanswered = Arc::new(Semaphore::new(limits::SUBMIT_STREAM_PENDING_MAX));
-    let own_bytes = Arc::new(Semaphore::new(limits::SUBMIT_STREAM_BYTES_MAX));
-    let (turn, unread) = (Arc::new(Mutex::new(())), CancellationToken::new());
-    let closed = || Status::internal("a gate was closed");
-    loop {
-        let place = unanswered.clone().acquire_owned().await.map_err(|_| closed())?;
+    let (turn, unread) = (&Mutex::new(()), &CancellationToken::new());
+    let door = Door {
+        call,
+        inbound,
+        out,
+        unread,
+        unanswered: Arc::new(Semaphore::new(limits::SUBMIT_STREAM_PENDING_MAX)),
+        own_bytes: Arc::new(Semaphore::new(limits::SUBMIT_STREAM_BYTES_MAX)),
+    };
+    let mut taken = pin!(stream::try_unfold(door, Door::take));
+    // in one task: a batch of the writer wakes it once, and not for each of its answers
+    let mut under_way = FuturesUnordered::new();
+    let ended = loop {
+        let taken = tokio::select! {
+            biased;
+            Some(()) = under_way.next() => continue,
+            taken = taken.next() => taken,
+        };
+        match taken {
+            Some(Ok(Taken { tag, submission, held })) => under_way.push(async move {
+                let outcome = match submit(call, looking, submission).await {
+                    Ok(response) => Outcome::Submitted(response),
+                    Err(error) => Outcome::Refused(call.refusal(&error)),
+                };
+                let answer = SubmitStreamResponse { tag, outcome: Some(outcome) };
+                hand_over(call, answer, out, turn, unread).await;
+                drop(held);
+            }),
+            Some(Err(status)) => break Err(status),
+            None => break Ok(()),
+        }
+    };
+    while under_way.next().await.is_some() {}
+    ended
+}
+
+/// Where a stream's submissions come in.
+struct Door<'a> {
+    call: &'a Call,
+    inbound: Streaming<SubmitStreamRequest>,
+    out: &'a mpsc::Sender<SubmitStreamResponse>,
+    /// Set once the caller does not take its answers.
+    unread: &'a CancellationToken,
+    unanswered: Arc<Semaphore>,
+    own_bytes: Arc<Semaphore>,
+}
+
+/// A submission that there is room for, with what it holds.
+struct Taken {
+    tag: u64,
+    submission: Result<SubmitRequest>,
+    held: (OwnedSemaphorePermit, OwnedSemaphorePermit, Held),
+}
+
+impl Door<'_> {
+    /// The next submission, once there is room for it; none if no more come.
+    async fn take(mut self) -> std::result::Result<Option<(Taken, Self)>, Status> {
+        let closed = || Status::internal("a gate was closed");
+        let place = self.unanswered.clone().acquire_owned().await.map_err(|_| closed())?;
         let message = tokio::select! {
             biased;
-            () = unread.cancelled() => {
+            () = self.unread.cancelled() => {
                 let refusal = Refusal::new(Reason::Busy).retry_after_ms(limits::BUSY_RETRY_MS);
-                return Err(call.status(&refusal.into()));
+                return Err(self.call.status(&refusal.into()));
             }
-            () = out.closed() => return Ok(()),
-            () = call.context.stopping.cancelled() => {
-                drop(place);
-                // what was taken is answered first
-                let all = limits::SUBMIT_STREAM_PENDING_MAX as u32;
-                let _done = unanswered.acquire_many(all).await.map_err(|_| closed())?;
+            () = self.out.closed() => return Ok(None),
+            () = self.call.context.stopping.cancelled() => {
                 let refusal = Refusal::new(Reason::Stopping).retry_after_ms(limits::STOPPING_RETRY_MS);
-                return Err(call.status(&refusal.into()));
+                return Err(self.call.status(&refusal.into()));
             }
-            message = inbound.message() => message?,
+            message = self.inbound.message() => message?,
         };
-        // the answers under way hold the stream open until they are sent
-        let Some(SubmitStreamRequest { tag, submission }) = message else { return Ok(()) };
+        let Some(SubmitStreamRequest { tag, submission }) = message else { return Ok(None) };
         let submission = sized(submission.unwrap_or_default());
         let weight = weight(&submission);
-        let own = own_bytes.clone().acquire_many_owned(weight).await.map_err(|_| closed())?;
-        let room = call.context.room.take(call.system(), weight as usize).await;
-        let room = room.map_err(|error| call.status(&error))?;
-        let (call, looking, out) = (call.clone(), looking.clone(), out.clone());
-        let (turn, unread) = (turn.clone(), unread.clone());
-        tokio::spawn(async move {
-            let outcome = match submit(&call, &looking, submission).await {
-                Ok(response) => Outcome::Submitted(response),
-                Err(error) => Outcome::Refused(call.refusal(&error)),
-            };
-            let answer = SubmitStreamResponse { tag, outcome: Some(outcome) };
-            // a caller that is gone asks again and learns the same
-            if let Err(TrySendError::Full(answer)) = out.try_send(answer) {
-                let handed = async {
-                    // one at a time, so that a slow caller has the time for each
-                    let _turn = turn.lock().await;
-                    timeout(call.context.config.patience.answer, out.send(answer)).await
-                };
-                tokio::select! {
-                    handed = handed => if handed.is_err() {
-                        unread.cancel();
-                    },
-                    () = unread.cancelled() => {}
-                }
-            }
-            drop((place, own, room));
-        });
+        let own = self.own_bytes.clone().acquire_many_owned(weight).await.map_err(|_| closed())?;
+        let room = self.call.context.room.take(self.call.system(), weight as usize).await;
+        let room = room.map_err(|error| self.call.status(&error))?;
+        Ok(Some((Taken { tag, submission, held: (place, own, room) }, self)))
+    }
+}
+
+/// Hands an answer over; not to a caller that is gone, who asks again and
+/// learns the same.
+async fn hand_over(
+    call: &Call,
+    answer: SubmitStreamResponse,
+    out: &mpsc::Sender<SubmitStreamResponse>,
+    turn: &Mutex<()>,
+    unread: &CancellationToken,
+) {
+    let Err(TrySendError::Full(answer)) = out.try_send(answer) else { return };
+    let handed = async {
+        // one at a time, so that a slow caller has the time for each
+        let _turn = turn.lock().await;
+        timeout(call.context.config.patience.answer, out.send(answer)).await
+    };
+    tokio::select! {
+        handed = handed => if handed.is_err() {
+            unread.cancel();
+        },
+        () = unread.cancelled() => {}
     }
 }
 

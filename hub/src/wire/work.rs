@@ -68,6 +68,16 @@ impl Work {
         system: &SystemId,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T> {
+        self.begin(system, work).await.map_err(Error::fault)
+    }
+
+    /// As [`Self::run`], without waiting: the result comes when it is there,
+    /// and none comes if it panicked.
+    pub fn begin<T: Send + 'static>(
+        &self,
+        system: &SystemId,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> oneshot::Receiver<T> {
         let (done, result) = oneshot::channel();
         let job = Box::new(move || {
             if !done.is_closed() {
@@ -75,7 +85,7 @@ impl Work {
             }
         });
         self.shared.push(system, job);
-        result.await.map_err(Error::fault)
+        result
     }
 
     /// How much waits.

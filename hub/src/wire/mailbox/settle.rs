@@ -14,22 +14,24 @@ use prost::Message as _;
 use super::{Call, lease_duration};
 use crate::{
     admit::{admit_acknowledgement, admit_rejection},
+    commit::NO_ANSWER,
     error::{Error, Result},
     machine::{Command, Outcome},
-    verify::{field_of, verify},
+    verify::{Ground, field_of, verify},
     wire::call::{parsed, required, shown},
 };
 
 pub(super) async fn acknowledge(call: &Call, request: AcknowledgeRequest) -> Result<AcknowledgeResponse> {
     let expected = PayloadType::Acknowledgement;
     let sealed = required(request.sealed_acknowledgement, field_of(expected))?;
-    let admitted = call.verifying(move |call, ground| {
+    let work = move |call: &Call, ground: Ground<'_>, answer| {
         let verified = verify(ground, call.caller(), &sealed, expected)?;
-        admit_acknowledgement(ground, call.system(), verified)
-    });
-    let (acknowledgement, signed) = admitted.await?;
-    let command = Command::Acknowledge { system: call.system().clone(), acknowledgement, signed };
-    let (outcome, receipt, event) = commit(call, command).await?;
+        let (acknowledgement, signed) = admit_acknowledgement(ground, call.system(), verified)?;
+        let command = Command::Acknowledge { system: call.system().clone(), acknowledgement, signed };
+        call.context.committer.queue(command, answer)
+    };
+    let ((), outcome) = call.committing(work).await?;
+    let (outcome, receipt, event) = recorded(call, outcome).await?;
     let late = matches!(event, Event::LateAccepted(_));
     Ok(AcknowledgeResponse { receipt: Some(receipt), duplicate: outcome.duplicate, late })
 }
@@ -37,13 +39,14 @@ pub(super) async fn acknowledge(call: &Call, request: AcknowledgeRequest) -> Res
 pub(super) async fn reject(call: &Call, request: RejectRequest) -> Result<RejectResponse> {
     let expected = PayloadType::Rejection;
     let sealed = required(request.sealed_rejection, field_of(expected))?;
-    let admitted = call.verifying(move |call, ground| {
+    let work = move |call: &Call, ground: Ground<'_>, answer| {
         let verified = verify(ground, call.caller(), &sealed, expected)?;
-        admit_rejection(ground, call.system(), verified)
-    });
-    let (rejection, signed) = admitted.await?;
-    let command = Command::Reject { system: call.system().clone(), rejection, signed };
-    let (outcome, receipt, _) = commit(call, command).await?;
+        let (rejection, signed) = admit_rejection(ground, call.system(), verified)?;
+        let command = Command::Reject { system: call.system().clone(), rejection, signed };
+        call.context.committer.queue(command, answer)
+    };
+    let ((), outcome) = call.committing(work).await?;
+    let (outcome, receipt, _) = recorded(call, outcome).await?;
     Ok(RejectResponse { receipt: Some(receipt), duplicate: outcome.duplicate })
 }
 
@@ -76,7 +79,12 @@ pub(super) async fn extend(call: &Call, request: &ExtendRequest) -> Result<Exten
 
 /// Commits, and reads back what was recorded.
 async fn commit(call: &Call, command: Command) -> Result<(Outcome, Receipt, Event)> {
-    let outcome = call.context.committer.commit(command).await?;
+    recorded(call, Some(call.context.committer.commit(command).await)).await
+}
+
+/// Reads back what the writer recorded.
+async fn recorded(call: &Call, outcome: Option<Result<Outcome>>) -> Result<(Outcome, Receipt, Event)> {
+    let outcome = outcome.unwrap_or_else(|| Err(Error::fault(NO_ANSWER)))?;
     let receipt = call.receipt(shown(&outcome)?).await?;
     let record = Record::decode(receipt.record.clone()).map_err(Error::fault)?;
     let event = record.event.ok_or_else(|| Error::fault("a record says nothing"))?;
