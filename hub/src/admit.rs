@@ -139,10 +139,9 @@ enum Standing {
 fn standing(read: &dyn Read, caller: &SystemId, envelope: &Envelope, digest: &Digest) -> Result<Standing> {
     active(read, caller)?;
     let refused = |reason| Err(Error::invalid("envelope.sender", reason, &envelope.sender));
-    if !query::serves(read, caller, &envelope.sender) {
-        return refused(Reason::SenderNotServed);
-    }
-    if query::agency_part(read, &envelope.sender).map(|agency| agency.state()) != Some(AgencyState::Active) {
+    let served = query::agency_part(read, &envelope.sender).filter(|row| row.system == caller.as_str());
+    let Some(served) = served else { return refused(Reason::SenderNotServed) };
+    if served.state() != AgencyState::Active {
         return refused(Reason::Suspended);
     }
     let known = || {

@@ -64,7 +64,7 @@ fn a_broadcast_is_one_submission_in_small_batches_and_short_looks() {
 
     // the look-up: each hold of the state sees a part of the directory
     let (mut looks, mut most) = (0, 0);
-    let mut expanding = read_once(&hub.state, |read| Expanding::new(read, NOW));
+    let mut expanding = Expanding::new(NOW);
     loop {
         let (done, cost) = hub.counted(|read| expanding.step(read, &submit, limits::EXPAND_PART_MAX));
         (looks, most) = (looks + 1, most.max(cost.got + cost.visited));
@@ -140,7 +140,7 @@ fn what_was_looked_up_counts_only_while_the_directory_is_the_same() {
     let mut hub = House::new(3);
     let mut submit = hub.submit(&[]);
     submit.envelope.groups.push("tat-ca".into());
-    let mut expanding = read_once(&hub.state, |read| Expanding::new(read, NOW));
+    let mut expanding = Expanding::new(NOW);
     assert!(hub.counted(|read| expanding.step(read, &submit, 100)).0);
     submit.ahead = Some(Box::new(expanding.ahead(vec![7; 32].into()).expect("all can be reached")));
     let closed = Agency { state: AgencyState::Closed.into(), ..hub.agency(1) };

@@ -73,7 +73,7 @@ pub fn root(size: u64, find: &mut Find<'_>) -> io::Result<Hash> {
 
 /// Inclusion proof of a leaf in the tree of `size` leaves, its sibling first.
 pub fn inclusion(index: u64, size: u64, find: &mut Find<'_>) -> io::Result<Vec<Hash>> {
-    let mut path = Vec::new();
+    let mut path = Vec::with_capacity((u64::BITS - size.leading_zeros()) as usize);
     let mut level = 0;
     while level < 64 && 1 << level < size {
         let sibling = index >> level ^ 1;

@@ -4,20 +4,21 @@
 
 use std::collections::BTreeMap;
 
-use axis_proto::record::v1::{
-    Cargo, CargoKind, FeedPlace, LeafList, LogOpened, Record, Settlement, record::Event,
+use axis_proto::{
+    id::{Digest, KeyId, SystemId},
+    record::v1::{Cargo, CargoKind, FeedPlace, LeafList, LogOpened, Record, Settlement, record::Event},
 };
 use bytes::Bytes;
 use prost::Message;
 
 use super::{
     apply,
-    command::Content,
-    query,
+    command::{Content, Signed},
+    envelope, query,
     tables::{key, number},
 };
 use crate::{
-    error::{Error, Result},
+    error::{Error, Refusal, Result},
     journal::Entry,
     limits::{self, Millis},
     state::{Changes, Draft, Read},
@@ -73,6 +74,25 @@ pub struct Batch<'a> {
     entries: Vec<Entry>,
     bytes: usize,
     tally: Tally,
+    known: Known,
+}
+
+/// What the state says at every command of a batch, asked for once.
+#[derive(Default)]
+struct Known {
+    /// The last number of a feed, by system.
+    feed_highs: BTreeMap<String, u64>,
+    /// As long as the directory does not change: its version, and for whom a
+    /// system was found to speak last.
+    directory_version: Option<u64>,
+    speakers: BTreeMap<SystemId, Speaker>,
+}
+
+/// Whom a system speaks for, with what.
+struct Speaker {
+    agency: String,
+    certificate: Digest,
+    key_ids: Vec<KeyId>,
 }
 
 impl<'a> Batch<'a> {
@@ -89,7 +109,35 @@ impl<'a> Batch<'a> {
             entries: Vec::new(),
             bytes: 0,
             tally: Tally::default(),
+            known: Known::default(),
         }
+    }
+
+    /// The directory's version.
+    pub(super) fn directory_version(&mut self) -> u64 {
+        *self.known.directory_version.get_or_insert_with(|| query::directory_version(&self.draft))
+    }
+
+    /// As [`envelope::may_speak_for`], at this moment.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn may_speak_for(
+        &mut self,
+        system: &SystemId,
+        agency: &str,
+        signed: &Signed,
+    ) -> std::result::Result<(), Refusal> {
+        let (certificate, key_ids) = (signed.certificate, &signed.key_ids);
+        let is_known = self.known.speakers.get(system).is_some_and(|speaker| {
+            speaker.agency == agency && speaker.certificate == certificate && speaker.key_ids == *key_ids
+        });
+        if !is_known {
+            envelope::may_speak_for(&self.draft, system, agency, signed, self.now)?;
+            let speaker = Speaker { agency: agency.to_owned(), certificate, key_ids: key_ids.clone() };
+            self.known.speakers.insert(system.clone(), speaker);
+        }
+        Ok(())
     }
 
     /// Records the opening of a log; only in an empty journal.
@@ -128,7 +176,9 @@ impl<'a> Batch<'a> {
     ) -> Result<u64> {
         let mut places: BTreeMap<&str, u64> = BTreeMap::new();
         for system in feeds.iter().filter(|system| !system.is_empty()) {
-            places.insert(system, apply::mailbox(&self.draft, system).feed_high + 1);
+            let known = self.known.feed_highs.get(*system).copied();
+            let high = known.unwrap_or_else(|| apply::mailbox(&self.draft, system).feed_high);
+            places.insert(system, high + 1);
         }
         let sequence = self.next;
         let record = Record {
@@ -163,8 +213,15 @@ impl<'a> Batch<'a> {
         self.bytes += bytes.len() + cargo.iter().map(Bytes::len).sum::<usize>();
         let entry = Entry { sequence, salt, record: bytes, cargo };
         apply::apply(&mut self.draft, &record, &entry).map_err(Error::fault)?;
+        for FeedPlace { system, feed_sequence } in record.feeds {
+            self.known.feed_highs.insert(system, feed_sequence);
+        }
         if let Some(event) = &record.event {
             self.tally.count(event);
+            if matches!(event, Event::DirectoryChanged(_)) {
+                self.known.directory_version = None;
+                self.known.speakers.clear();
+            }
         }
         self.entries.push(entry);
         self.next += 1;

@@ -18,7 +18,7 @@ use prost::Message;
 use super::{
     batch::{Batch, remark_cargo},
     command::{Outcome, Signed},
-    envelope::{key_ids, may_speak_for},
+    envelope::key_ids,
     moves, query, retention,
     tables::{DeliveryRow, EnvelopeRow, Timer, delivery_from, key, number, row},
 };
@@ -137,7 +137,7 @@ struct Answer<'a> {
 }
 
 /// The delivery that a signed answer speaks of, if everything it says is so.
-fn answered(batch: &Batch<'_>, system: &SystemId, answer: &Answer<'_>, signed: &Signed) -> Result<Found> {
+fn answered(batch: &mut Batch<'_>, system: &SystemId, answer: &Answer<'_>, signed: &Signed) -> Result<Found> {
     let id: DeliveryId = answer
         .delivery_id
         .parse()
@@ -153,7 +153,7 @@ fn answered(batch: &Batch<'_>, system: &SystemId, answer: &Answer<'_>, signed: &
     if answer.mailbox_sequence != found.delivery.mailbox_sequence {
         return mismatch("mailbox_sequence", answer.mailbox_sequence.to_string());
     }
-    may_speak_for(&batch.draft, system, answer.recipient, signed, batch.now)?;
+    batch.may_speak_for(system, answer.recipient, signed)?;
     if !found.delivery.is_taken() {
         return Err(Error::invalid("delivery_id", Reason::NeverLeased, id));
     }

@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// Whom an envelope goes to, and what is missing before it can.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Expansion {
     /// Each agency once, in order of code.
     pub recipients: Arc<Recipients>,
@@ -47,11 +47,16 @@ pub struct Expansion {
 /// # Errors
 /// The refusal, with every bad recipient named.
 pub fn check(read: &dyn Read, submit: &Submit, now_ms: Millis) -> std::result::Result<Expansion, Refusal> {
-    let envelope = &submit.envelope;
-    if let Some(sequence) = read.get(&key::envelope_id(&envelope.sender, &envelope.envelope_id)) {
-        return already_accepted(read, submit, number(&sequence));
+    if let Some(sequence) = already_accepted(read, submit)? {
+        return Ok(Expansion { duplicate_of: Some(sequence), ..Expansion::default() });
     }
-    may_speak_for(read, &submit.system, &envelope.sender, &submit.signed, now_ms)?;
+    may_speak_for(read, &submit.system, &submit.envelope.sender, &submit.signed, now_ms)?;
+    new(read, submit, now_ms)
+}
+
+/// As [`check`], of an envelope that was not accepted before and whose sender
+/// may speak.
+fn new(read: &dyn Read, submit: &Submit, now_ms: Millis) -> std::result::Result<Expansion, Refusal> {
     in_time(submit, now_ms)?;
     Ok(Expansion {
         recipients: expand(read, submit, now_ms)?,
@@ -60,18 +65,14 @@ pub fn check(read: &dyn Read, submit: &Submit, now_ms: Millis) -> std::result::R
     })
 }
 
-fn already_accepted(
-    read: &dyn Read,
-    submit: &Submit,
-    sequence: u64,
-) -> std::result::Result<Expansion, Refusal> {
+/// The record that accepted this same envelope before.
+fn already_accepted(read: &dyn Read, submit: &Submit) -> std::result::Result<Option<u64>, Refusal> {
+    let envelope = &submit.envelope;
+    let sequence = read.get(&key::envelope_id(&envelope.sender, &envelope.envelope_id));
+    let Some(sequence) = sequence.map(|sequence| number(&sequence)) else { return Ok(None) };
     let held = query::envelope(read, sequence).map(|row| row.envelope_digest).unwrap_or_default();
     if held == submit.signed.digest.as_bytes() {
-        return Ok(Expansion {
-            recipients: Arc::default(),
-            missing_documents: Vec::new(),
-            duplicate_of: Some(sequence),
-        });
+        return Ok(Some(sequence));
     }
     Err(Refusal::new(Reason::EnvelopeConflict)
         .at("envelope.envelope_id", Reason::EnvelopeConflict, "used for other content")
@@ -97,11 +98,10 @@ pub(super) fn may_speak_for(
     if certificate.is_none() {
         return Err(Refusal::new(Reason::NotAuthenticated));
     }
-    if !query::serves(read, system, agency) {
+    let Some(served) = query::agency_part(read, agency).filter(|row| row.system == system.as_str()) else {
         return Err(Refusal::new(Reason::SenderNotServed).at("agency", Reason::SenderNotServed, agency));
-    }
-    let state = query::agency_part(read, agency).map(|row| row.state());
-    if state != Some(AgencyState::Active) {
+    };
+    if served.state() != AgencyState::Active {
         return Err(Refusal::new(Reason::Suspended).at("agency", Reason::Suspended, agency));
     }
     for (place, key_id) in signed.key_ids.iter().enumerate() {
@@ -166,7 +166,7 @@ fn expand(read: &dyn Read, submit: &Submit, now_ms: Millis) -> std::result::Resu
     if let Some(ahead) = submit.ahead.as_ref().filter(|ahead| ahead.holds(read, now_ms)) {
         return Ok(ahead.recipients.clone());
     }
-    let mut expanding = Expanding::new(read, now_ms);
+    let mut expanding = Expanding::new(now_ms);
     while !expanding.step(read, submit, limits::RECIPIENTS_MAX) {}
     expanding.finish().map(Arc::new)
 }
@@ -196,10 +196,12 @@ fn missing_documents(read: &dyn Read, submit: &Submit, now_ms: Millis) -> Vec<Di
 
 /// Accepts an envelope and makes it visible to its first recipients.
 pub(super) fn submit(batch: &mut Batch<'_>, submit: &Submit) -> Result<Outcome> {
-    let expansion = check(&batch.draft, submit, batch.now)?;
-    if let Some(sequence) = expansion.duplicate_of {
+    // as `check` does
+    if let Some(sequence) = already_accepted(&batch.draft, submit)? {
         return Ok(Outcome::before([sequence]));
     }
+    batch.may_speak_for(&submit.system, &submit.envelope.sender, &submit.signed)?;
+    let expansion = new(&batch.draft, submit, batch.now)?;
     if !expansion.missing_documents.is_empty() {
         let mut refusal = Refusal::new(Reason::DocumentMissing);
         for (place, document) in manifest(submit).iter().enumerate() {
@@ -258,7 +260,7 @@ fn record(
 }
 
 /// What is said of an accepted envelope, but for the list that it binds.
-fn accepted(batch: &Batch<'_>, submit: &Submit, recipient_count: usize) -> Accepted {
+fn accepted(batch: &mut Batch<'_>, submit: &Submit, recipient_count: usize) -> Accepted {
     let envelope = &submit.envelope;
     let along = |named: &[u8]| submit.documents.iter().any(|it| it.sha256().as_bytes()[..] == *named);
     let documents = manifest(submit).iter().map(|document| DocumentDigest {
@@ -283,7 +285,7 @@ fn accepted(batch: &Batch<'_>, submit: &Submit, recipient_count: usize) -> Accep
         recipient_count: recipient_count as u32,
         recipient_root: Bytes::new(),
         consignment_root: Bytes::new(),
-        directory_version: query::directory_version(&batch.draft),
+        directory_version: batch.directory_version(),
         documents: documents.collect(),
         warn_unix_ms: expires(submit) - limits::EXPIRY_WARNING_MS.min((expires(submit) - batch.now) / 10),
         cargo_kept_ms: submit.kept.cargo_ms,

@@ -36,7 +36,8 @@ pub fn is_wide(submit: &Submit) -> bool {
 #[derive(Debug)]
 pub struct Expanding {
     now_ms: Millis,
-    directory_version: u64,
+    /// That of the first look.
+    directory_version: Option<u64>,
     /// When what was found may be otherwise though nothing changes.
     until_ms: Millis,
     recipients: BTreeMap<AgencyCode, RecipientKind>,
@@ -54,10 +55,10 @@ pub struct Expanding {
 
 impl Expanding {
     /// Begins at a moment of the clock.
-    pub fn new(read: &dyn Read, now_ms: Millis) -> Self {
+    pub fn new(now_ms: Millis) -> Self {
         Self {
             now_ms,
-            directory_version: query::directory_version(read),
+            directory_version: None,
             until_ms: Millis::MAX,
             recipients: BTreeMap::new(),
             refusal: Refusal::new(Reason::RecipientsRefused),
@@ -72,8 +73,9 @@ impl Expanding {
     /// Looks at up to `max` more agencies. Returns whether that was all; what
     /// was found is kept only while the directory does not change.
     pub fn step(&mut self, read: &dyn Read, submit: &Submit, max: usize) -> bool {
-        if query::directory_version(read) != self.directory_version {
-            *self = Self::new(read, self.now_ms);
+        let directory_version = Some(query::directory_version(read));
+        if self.directory_version != directory_version {
+            *self = Self { directory_version, ..Self::new(self.now_ms) };
         }
         let envelope = &submit.envelope;
         let before = self.named;
@@ -227,7 +229,7 @@ pub struct Listed {
 /// Recipients that were looked up before the envelope is decided on.
 #[derive(Debug, Clone)]
 pub struct Ahead {
-    directory_version: u64,
+    directory_version: Option<u64>,
     from_ms: Millis,
     until_ms: Millis,
     pub(super) recipients: Arc<Recipients>,
@@ -238,7 +240,7 @@ impl Ahead {
     /// Whether looking them up now would find the same.
     pub(super) fn holds(&self, read: &dyn Read, now_ms: Millis) -> bool {
         (self.from_ms..self.until_ms).contains(&now_ms)
-            && query::directory_version(read) == self.directory_version
+            && Some(query::directory_version(read)) == self.directory_version
     }
 }
 

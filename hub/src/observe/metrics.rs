@@ -36,6 +36,8 @@ pub struct Metrics(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     submissions: Family<SubmissionLabels, Counter>,
+    /// Of these, those that were accepted: nearly all.
+    accepted: Counter,
     leases: Counter,
     parked: Counter,
     moved: Counter,
@@ -219,8 +221,12 @@ impl Metrics {
     pub fn new() -> Self {
         // 0.25 ms … 4 s: from an SSD's sync to a disk in trouble
         let latency = || Histogram::new(exponential_buckets(0.000_25, 2.0, 15));
+        let submissions: Family<SubmissionLabels, Counter> = Family::default();
+        let (outcome, reason) = (Outcome::Accepted, ReasonLabel(Reason::Unspecified));
+        let accepted = submissions.get_or_create(&SubmissionLabels { outcome, reason }).clone();
         let inner = Inner {
-            submissions: Family::default(),
+            submissions,
+            accepted,
             leases: Counter::default(),
             parked: Counter::default(),
             moved: Counter::default(),
@@ -248,7 +254,10 @@ impl Metrics {
     /// One submission was answered.
     pub fn submission(&self, submission: Submission) {
         let (outcome, reason) = match submission {
-            Submission::Accepted => (Outcome::Accepted, Reason::Unspecified),
+            Submission::Accepted => {
+                self.0.accepted.inc();
+                return;
+            }
             Submission::Duplicate => (Outcome::Duplicate, Reason::Unspecified),
             Submission::Refused(reason) => (Outcome::Refused, reason),
             Submission::Fault => (Outcome::Fault, Reason::Unspecified),

@@ -27,7 +27,8 @@ struct Inner {
     day: config::Quota,
     clock: Clock,
     /// One for each system that ever spent; the directory bounds them.
-    spent: Mutex<HashMap<(SystemId, Lane), Spent>>,
+    /// Of each lane.
+    spent: Mutex<HashMap<SystemId, [Spent; 2]>>,
 }
 
 /// Which allowance is spent from: a flood of ordinary envelopes leaves that
@@ -124,7 +125,10 @@ impl Quota {
 
     fn change<T>(&self, system: &SystemId, lane: Lane, change: impl FnOnce(&mut Spent) -> T) -> T {
         let mut spent = self.0.spent.lock().unwrap_or_else(PoisonError::into_inner);
-        change(spent.entry((system.clone(), lane)).or_default())
+        match spent.get_mut(system) {
+            Some(lanes) => change(&mut lanes[lane as usize]),
+            None => change(&mut spent.entry(system.clone()).or_default()[lane as usize]),
+        }
     }
 }
 

@@ -172,7 +172,7 @@ async fn look_ahead(call: &Call, looking: &Turns, mut admitted: Admitted) -> Res
     call.blocking(move |context| {
         let _turn = turn;
         let now_ms = context.now_ms();
-        let mut expanding = context.read(|read| Expanding::new(read, now_ms));
+        let mut expanding = Expanding::new(now_ms);
         while !context.read(|read| expanding.step(read, &admitted.submit, limits::EXPAND_PART_MAX)) {}
         let mut secret = vec![0; 32];
         getrandom::fill(&mut secret).map_err(Error::fault)?;

@@ -109,7 +109,8 @@ pub(super) fn edit(
     seen: &mut Seen<'_>,
     put: &mut Put<'_>,
 ) -> io::Result<()> {
-    let mut kept: Vec<Kept<'_>> = Vec::new();
+    // a block's own are some dozens
+    let mut kept: Vec<Kept<'_>> = Vec::with_capacity(changes.len() + 64);
     let mut old = Entries::of(block.map_or(&[], |(_, bytes)| bytes)).peekable();
     let mut is_other = false;
     for (key, change) in changes {

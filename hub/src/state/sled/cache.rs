@@ -21,7 +21,11 @@ use std::{
     },
 };
 
-use quick_cache::{Weighter, sync};
+use foldhash::fast::RandomState;
+use quick_cache::{
+    Weighter,
+    sync::{self, DefaultLifecycle},
+};
 
 use super::store::{Looked, Store};
 use crate::{
@@ -40,7 +44,7 @@ const GAPS_MAX: usize = 4_096;
 
 /// Values by key, and where there are none.
 pub(super) struct Cache {
-    values: sync::Cache<Key, Held, Bytes>,
+    values: sync::Cache<Key, Held, Bytes, RandomState>,
     /// Where sled has no keys: start, and the end (exclusive).
     gaps: Mutex<BTreeMap<Key, Key>>,
     /// How often sled was written.
@@ -67,8 +71,9 @@ impl Weighter<Key, Held> for Bytes {
 
 impl Cache {
     pub(super) fn new() -> Self {
+        let (bytes, seed) = (limits::STATE_CACHE_BYTES as u64, RandomState::default());
         Self {
-            values: sync::Cache::with_weighter(KEYS, limits::STATE_CACHE_BYTES as u64, Bytes),
+            values: sync::Cache::with(KEYS, bytes, Bytes, seed, DefaultLifecycle::default()),
             gaps: Mutex::default(),
             writes: AtomicU64::new(0),
             written: [const { AtomicU64::new(0) }; 256],
