@@ -20,6 +20,9 @@ pub const DAY_MS: Millis = 86_400_000;
 pub const VIOLATIONS_MAX: usize = 10_000;
 /// Most violations in a gRPC status, whose trailers peers bound to 8–16 KiB.
 pub const STATUS_VIOLATIONS_MAX: usize = 32;
+/// Most recipients of an envelope that is accepted and seen by all in one
+/// record; `record.proto` says it. Replay goes by what each record says.
+pub const AT_ONCE_RECIPIENTS_MAX: usize = 64;
 /// Recipients above which the state also lists an envelope's deliveries by
 /// system, so that nobody has to look through all of them.
 pub const WIDE_RECIPIENTS: u32 = 64;

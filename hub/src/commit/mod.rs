@@ -38,8 +38,36 @@ enum Message {
     Stop,
 }
 
-/// Where what became of a command is told.
-pub type Answer = oneshot::Sender<Result<Outcome>>;
+/// Who is told what became of a command, and what is done about it first,
+/// also if who asked has gone.
+pub struct Answer {
+    to: oneshot::Sender<Result<Outcome>>,
+    first: Option<First>,
+}
+
+type First = Box<dyn FnOnce(&Result<Outcome>) + Send>;
+
+impl Answer {
+    /// With where it comes.
+    pub fn new() -> (Self, oneshot::Receiver<Result<Outcome>>) {
+        let (to, answered) = oneshot::channel();
+        (Self { to, first: None }, answered)
+    }
+
+    /// Does something with the outcome first, on the writer's thread: a few
+    /// steps.
+    pub fn first(self, act: impl FnOnce(&Result<Outcome>) + Send + 'static) -> Self {
+        Self { first: Some(Box::new(act)), ..self }
+    }
+
+    fn tell(self, outcome: Result<Outcome>) {
+        if let Some(act) = self.first {
+            act(&outcome);
+        }
+        // a caller that hung up does not need it
+        let _gone = self.to.send(outcome);
+    }
+}
 
 /// A command and who waits for it.
 struct Queued {
@@ -65,35 +93,41 @@ impl Committer {
     /// documents while the disk is nearly full; a fault if the writer is gone,
     /// and then nobody knows whether it was recorded.
     pub async fn commit(&self, command: Command) -> Result<Outcome> {
-        let (answer, answered) = oneshot::channel();
-        self.queue(command, answer)?;
+        let (answer, answered) = Answer::new();
+        self.queue(command, answer);
         answered.await.map_err(|_| Error::fault(NO_ANSWER))?
     }
 
-    /// As [`Self::commit`], without waiting: the machine's word comes as the
-    /// answer, and none comes if the writer is gone.
-    ///
-    /// # Errors
-    /// As there, but for the machine's refusal.
-    pub fn queue(&self, command: Command, answer: Answer) -> Result<()> {
-        match &command {
-            Command::Submit(submit) => {
-                let documents: usize = submit.documents.iter().map(|document| document.len()).sum();
-                self.take_room(submit.signed.sealed.len() + documents)?;
-            }
-            // its bytes are in the vault already
-            Command::Upload { .. } => self.take_room(0)?,
-            _ => {}
+    /// As [`Self::commit`], without waiting. Nobody is told anything if the
+    /// writer goes before it has decided.
+    pub fn queue(&self, command: Command, answer: Answer) {
+        if let Err(refused) = self.room_for(&command) {
+            return answer.tell(Err(refused));
         }
         let queued = Queued { command, answer, since_us: self.clock.monotonic_us() };
-        match self.queue.try_send(Message::Command(Box::new(queued))) {
-            Ok(()) => Ok(()),
-            Err(TrySendError::Full(_)) => {
-                Err(Refusal::new(Reason::Busy).retry_after_ms(BUSY_RETRY_MS).into())
+        let Err(error) = self.queue.try_send(Message::Command(Box::new(queued))) else { return };
+        let (message, refusal) = match error {
+            TrySendError::Full(message) => {
+                (message, Refusal::new(Reason::Busy).retry_after_ms(BUSY_RETRY_MS))
             }
-            Err(TrySendError::Disconnected(_)) => {
-                Err(Refusal::new(Reason::Stopping).retry_after_ms(1_000).into())
+            TrySendError::Disconnected(message) => {
+                (message, Refusal::new(Reason::Stopping).retry_after_ms(1_000))
             }
+        };
+        if let Message::Command(queued) = message {
+            queued.answer.tell(Err(refusal.into()));
+        }
+    }
+
+    fn room_for(&self, command: &Command) -> Result<()> {
+        match command {
+            Command::Submit(submit) => {
+                let documents: usize = submit.documents.iter().map(|document| document.len()).sum();
+                self.take_room(submit.signed.sealed.len() + documents)
+            }
+            // its bytes are in the vault already
+            Command::Upload { .. } => self.take_room(0),
+            _ => Ok(()),
         }
     }
 
@@ -151,5 +185,49 @@ impl Committer {
     #[must_use]
     pub fn minding(self, room: DiskRoom) -> Self {
         Self { room: Some(room), ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::sync_channel,
+    };
+
+    use super::*;
+
+    #[test]
+    fn what_comes_first_is_done_once_whoever_still_listens() {
+        let (queue, queued) = sync_channel(1);
+        let (size, directory_version) = (watch::channel(0).1, watch::channel(0).1);
+        let clock = Clock::manual(1_790_000_000_000);
+        let committer = Committer { queue, size, directory_version, room: None, clock };
+        let (done, confirm) =
+            (Arc::new(AtomicUsize::new(0)), || Command::ConfirmClock { operator: "lan".into() });
+        let answer = || {
+            let (answer, answered) = Answer::new();
+            let done = done.clone();
+            let first = move |outcome: &Result<Outcome>| {
+                done.fetch_add(if outcome.is_ok() { 100 } else { 1 }, Ordering::SeqCst);
+            };
+            (answer.first(first), answered)
+        };
+        let (gone, hung_up) = answer();
+        committer.queue(confirm(), gone);
+        drop(hung_up);
+        // there is room for one, and then nobody
+        let (refused, mut listens) = answer();
+        committer.queue(confirm(), refused);
+        assert_eq!(done.load(Ordering::SeqCst), 1);
+        let Ok(Err(Error::Refused(refusal))) = listens.try_recv() else { panic!("not refused") };
+        assert_eq!(refusal.reason, Reason::Busy);
+        let Ok(Message::Command(waiting)) = queued.try_recv() else { panic!("it was queued") };
+        waiting.answer.tell(Ok(Outcome::recorded([7])));
+        assert_eq!(done.load(Ordering::SeqCst), 101);
+        drop(queued);
+        committer.queue(confirm(), answer().0);
+        assert_eq!(done.load(Ordering::SeqCst), 102);
     }
 }

@@ -20,7 +20,7 @@ use axis_proto::{
 use prost::Message as _;
 use tokio::sync::{oneshot, watch};
 
-use super::{Committer, Message, Queued};
+use super::{Answer, Committer, Message, Queued};
 use crate::{
     clock::Clock,
     error::{Error, Result},
@@ -251,7 +251,7 @@ struct Writer {
 }
 
 /// Who waits for a batch, and what each will hear.
-type Answers = Vec<(oneshot::Sender<Result<Outcome>>, Result<Outcome>)>;
+type Answers = Vec<(Answer, Result<Outcome>)>;
 
 /// What a batch was decided to be.
 struct Decided {
@@ -453,8 +453,7 @@ impl Writer {
             self.parts.metrics.recorded(&tally);
         }
         for (answer, outcome) in answers {
-            // a caller that hung up does not need it
-            let _gone = answer.send(outcome);
+            answer.tell(outcome);
         }
         // behind the answers: those who follow have no call that waits
         if records > 0 {

@@ -188,7 +188,7 @@ fn accepted(
     };
     let whole = DeliveryId { envelope_sequence: at.sequence, recipient_index: 0 };
     draft.put(key::envelope_id(&event.sender, &event.envelope_id), at.sequence.to_be_bytes().to_vec());
-    // the deadline's own timer follows the warning, which comes before it
+    // the deadline's own timer follows the warning, which is never later
     draft.put(key::timer(event.warn_unix_ms, Timer::Warn, &whole), Vec::new());
     if !event.consignment_root.is_empty() {
         show(draft, at, at.sequence, &mut envelope, &leaf_list(record, entry)?)?;
@@ -353,13 +353,15 @@ fn expired(draft: &mut Draft<'_>, at: At, delivery: Option<&record::Delivery>) {
 
 fn expiry_warned(draft: &mut Draft<'_>, event: &record::ExpiryWarned) {
     let whole = DeliveryId { envelope_sequence: event.envelope_sequence, recipient_index: 0 };
-    let (mut warned, mut expires) = (0, 0);
+    let (mut warned, mut expires) = (0, None);
     edit_envelope(draft, event.envelope_sequence, |envelope| {
         warned = std::mem::take(&mut envelope.warn_unix_ms);
-        expires = envelope.expires_unix_ms;
+        expires = (!envelope.is_settled()).then_some(envelope.expires_unix_ms);
     });
     draft.delete(key::timer(warned, Timer::Warn, &whole));
-    draft.put(key::timer(expires, Timer::Expire, &whole), Vec::new());
+    if let Some(expires) = expires {
+        draft.put(key::timer(expires, Timer::Expire, &whole), Vec::new());
+    }
 }
 
 /// A delivery ends: it leaves every queue, its number is settled, and the

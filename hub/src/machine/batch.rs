@@ -2,7 +2,7 @@
 //! left it. A refused command leaves nothing behind: every rule looks first
 //! and records last.
 
-use std::collections::BTreeMap;
+use std::{cell::RefCell, collections::BTreeMap};
 
 use axis_proto::{
     id::{Digest, KeyId, SystemId},
@@ -74,7 +74,7 @@ pub struct Batch<'a> {
     entries: Vec<Entry>,
     bytes: usize,
     tally: Tally,
-    known: Known,
+    known: RefCell<Known>,
 }
 
 /// What the state says at every command of a batch, asked for once.
@@ -109,13 +109,14 @@ impl<'a> Batch<'a> {
             entries: Vec::new(),
             bytes: 0,
             tally: Tally::default(),
-            known: Known::default(),
+            known: RefCell::default(),
         }
     }
 
     /// The directory's version.
-    pub(super) fn directory_version(&mut self) -> u64 {
-        *self.known.directory_version.get_or_insert_with(|| query::directory_version(&self.draft))
+    pub(super) fn directory_version(&self) -> u64 {
+        let known = &mut self.known.borrow_mut().directory_version;
+        *known.get_or_insert_with(|| query::directory_version(&self.draft))
     }
 
     /// As [`envelope::may_speak_for`], at this moment.
@@ -123,19 +124,20 @@ impl<'a> Batch<'a> {
     /// # Errors
     /// As there.
     pub(super) fn may_speak_for(
-        &mut self,
+        &self,
         system: &SystemId,
         agency: &str,
         signed: &Signed,
     ) -> std::result::Result<(), Refusal> {
         let (certificate, key_ids) = (signed.certificate, &signed.key_ids);
-        let is_known = self.known.speakers.get(system).is_some_and(|speaker| {
+        let speakers = &mut self.known.borrow_mut().speakers;
+        let is_known = speakers.get(system).is_some_and(|speaker| {
             speaker.agency == agency && speaker.certificate == certificate && speaker.key_ids == *key_ids
         });
         if !is_known {
             envelope::may_speak_for(&self.draft, system, agency, signed, self.now)?;
             let speaker = Speaker { agency: agency.to_owned(), certificate, key_ids: key_ids.clone() };
-            self.known.speakers.insert(system.clone(), speaker);
+            speakers.insert(system.clone(), speaker);
         }
         Ok(())
     }
@@ -175,9 +177,10 @@ impl<'a> Batch<'a> {
         cargo: Vec<(CargoKind, Content)>,
     ) -> Result<u64> {
         let mut places: BTreeMap<&str, u64> = BTreeMap::new();
+        let known = self.known.get_mut();
         for system in feeds.iter().filter(|system| !system.is_empty()) {
-            let known = self.known.feed_highs.get(*system).copied();
-            let high = known.unwrap_or_else(|| apply::mailbox(&self.draft, system).feed_high);
+            let high = known.feed_highs.get(*system).copied();
+            let high = high.unwrap_or_else(|| apply::mailbox(&self.draft, system).feed_high);
             places.insert(system, high + 1);
         }
         let sequence = self.next;
@@ -213,14 +216,15 @@ impl<'a> Batch<'a> {
         self.bytes += bytes.len() + cargo.iter().map(Bytes::len).sum::<usize>();
         let entry = Entry { sequence, salt, record: bytes, cargo };
         apply::apply(&mut self.draft, &record, &entry).map_err(Error::fault)?;
+        let known = self.known.get_mut();
         for FeedPlace { system, feed_sequence } in record.feeds {
-            self.known.feed_highs.insert(system, feed_sequence);
+            known.feed_highs.insert(system, feed_sequence);
         }
         if let Some(event) = &record.event {
             self.tally.count(event);
             if matches!(event, Event::DirectoryChanged(_)) {
-                self.known.directory_version = None;
-                self.known.speakers.clear();
+                known.directory_version = None;
+                known.speakers.clear();
             }
         }
         self.entries.push(entry);

@@ -185,7 +185,7 @@ pub struct Outcome {
 
 impl Outcome {
     /// Records, nothing special.
-    pub(super) fn recorded(sequences: impl Into<Vec<u64>>) -> Self {
+    pub(crate) fn recorded(sequences: impl Into<Vec<u64>>) -> Self {
         Self { sequences: sequences.into(), ..Self::default() }
     }
 

@@ -137,7 +137,7 @@ struct Answer<'a> {
 }
 
 /// The delivery that a signed answer speaks of, if everything it says is so.
-fn answered(batch: &mut Batch<'_>, system: &SystemId, answer: &Answer<'_>, signed: &Signed) -> Result<Found> {
+fn answered(batch: &Batch<'_>, system: &SystemId, answer: &Answer<'_>, signed: &Signed) -> Result<Found> {
     let id: DeliveryId = answer
         .delivery_id
         .parse()

@@ -47,16 +47,21 @@ pub struct Expansion {
 /// # Errors
 /// The refusal, with every bad recipient named.
 pub fn check(read: &dyn Read, submit: &Submit, now_ms: Millis) -> std::result::Result<Expansion, Refusal> {
+    let may_speak = || may_speak_for(read, &submit.system, &submit.envelope.sender, &submit.signed, now_ms);
+    check_by(read, submit, now_ms, may_speak)
+}
+
+/// As [`check`], by someone's word on whether the sender may speak.
+fn check_by(
+    read: &dyn Read,
+    submit: &Submit,
+    now_ms: Millis,
+    may_speak: impl FnOnce() -> std::result::Result<(), Refusal>,
+) -> std::result::Result<Expansion, Refusal> {
     if let Some(sequence) = already_accepted(read, submit)? {
         return Ok(Expansion { duplicate_of: Some(sequence), ..Expansion::default() });
     }
-    may_speak_for(read, &submit.system, &submit.envelope.sender, &submit.signed, now_ms)?;
-    new(read, submit, now_ms)
-}
-
-/// As [`check`], of an envelope that was not accepted before and whose sender
-/// may speak.
-fn new(read: &dyn Read, submit: &Submit, now_ms: Millis) -> std::result::Result<Expansion, Refusal> {
+    may_speak()?;
     in_time(submit, now_ms)?;
     Ok(Expansion {
         recipients: expand(read, submit, now_ms)?,
@@ -196,12 +201,11 @@ fn missing_documents(read: &dyn Read, submit: &Submit, now_ms: Millis) -> Vec<Di
 
 /// Accepts an envelope and makes it visible to its first recipients.
 pub(super) fn submit(batch: &mut Batch<'_>, submit: &Submit) -> Result<Outcome> {
-    // as `check` does
-    if let Some(sequence) = already_accepted(&batch.draft, submit)? {
+    let may_speak = || batch.may_speak_for(&submit.system, &submit.envelope.sender, &submit.signed);
+    let expansion = check_by(&batch.draft, submit, batch.now, may_speak)?;
+    if let Some(sequence) = expansion.duplicate_of {
         return Ok(Outcome::before([sequence]));
     }
-    batch.may_speak_for(&submit.system, &submit.envelope.sender, &submit.signed)?;
-    let expansion = new(&batch.draft, submit, batch.now)?;
     if !expansion.missing_documents.is_empty() {
         let mut refusal = Refusal::new(Reason::DocumentMissing);
         for (place, document) in manifest(submit).iter().enumerate() {
@@ -216,7 +220,7 @@ pub(super) fn submit(batch: &mut Batch<'_>, submit: &Submit) -> Result<Outcome> 
     let accepted = accepted(batch, submit, recipients.len());
     let recipient_count = accepted.recipient_count;
     let is_visible = accepted.not_before_unix_ms <= batch.now;
-    let sequences = if is_visible && recipient_count <= limits::WIDE_RECIPIENTS {
+    let sequences = if is_visible && recipients.len() <= limits::AT_ONCE_RECIPIENTS_MAX {
         let named = recipients.iter().zip(0..).map(|((agency, kind), recipient_index)| RecipientLeaf {
             recipient_index,
             agency: agency.to_string(),
@@ -260,7 +264,7 @@ fn record(
 }
 
 /// What is said of an accepted envelope, but for the list that it binds.
-fn accepted(batch: &mut Batch<'_>, submit: &Submit, recipient_count: usize) -> Accepted {
+fn accepted(batch: &Batch<'_>, submit: &Submit, recipient_count: usize) -> Accepted {
     let envelope = &submit.envelope;
     let along = |named: &[u8]| submit.documents.iter().any(|it| it.sha256().as_bytes()[..] == *named);
     let documents = manifest(submit).iter().map(|document| DocumentDigest {

@@ -218,7 +218,8 @@ impl Expanding {
     }
 }
 
-/// A list of recipients as an Accepted record binds it.
+/// A list of recipients as the Accepted record of an envelope that is consigned
+/// later binds it.
 #[derive(Debug, Clone)]
 pub struct Listed {
     pub(super) list: Arc<LeafList>,

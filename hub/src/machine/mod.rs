@@ -15,6 +15,8 @@
 //!      waiting, parked ── deadline ──────────────────▶ expired
 //! ```
 //!
+//! An envelope that few are to see now is accepted and consigned in one record.
+//!
 //! What waits or is parked goes along when another system serves its agency.
 //!
 //! An envelope whose recipients are all settled is erased after its time, and

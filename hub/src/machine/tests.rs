@@ -557,6 +557,41 @@ fn a_deadline_warns_then_expires_but_never_during_a_lease() {
 }
 
 #[test]
+fn what_is_due_before_anybody_looks_warns_and_expires_at_once() {
+    // the warning comes with the deadline, or long before it
+    for life_ms in [5, DAY_MS] {
+        let mut world = World::new();
+        let mut envelope = world.envelope("G22", &["G18"]);
+        envelope.expires_unix_ms = world.now + life_ms;
+        let id = world.send_envelope(envelope);
+        assert_eq!(world.tick(2 * DAY_MS), 2, "after {life_ms} ms");
+        let last = world.entries.len() as u64 - 1;
+        assert!(matches!(world.event(last - 1), Event::ExpiryWarned(_)));
+        assert!(matches!(world.event(last), Event::Expired(_)));
+        assert_eq!(world.state_of(id), DeliveryState::Expired);
+        world.end();
+    }
+}
+
+#[test]
+fn what_was_settled_is_neither_warned_of_nor_expires() {
+    for is_warned in [false, true] {
+        let mut world = World::new();
+        let mut envelope = world.envelope("G22", &["G18"]);
+        envelope.expires_unix_ms = world.now + DAY_MS;
+        let id = world.send_envelope(envelope);
+        if is_warned {
+            assert_eq!(world.tick(DAY_MS - MINUTE_MS), 1);
+        }
+        world.lease(id);
+        let acknowledgement = world.acknowledgement(id);
+        world.ok(acknowledgement);
+        assert_eq!(world.tick(2 * DAY_MS), 0, "warned: {is_warned}");
+        world.end();
+    }
+}
+
+#[test]
 fn nothing_expires_while_the_clock_is_not_trusted() {
     let mut world = World::new();
     let id = world.send(&["G18"]);
@@ -755,6 +790,60 @@ fn who_may_speak_is_decided_at_the_record() {
     world.ok(revoke);
     assert_eq!(world.refused(submission), Reason::NotAuthenticated);
     world.end();
+}
+
+#[test]
+fn what_a_batch_remembers_ends_with_the_directory_it_is_of() {
+    for (taken, reason) in [
+        (
+            Command::RevokeSigningKey {
+                key_id: key_of("vpcp"),
+                only_of: None,
+                actor: "op".into(),
+                remark: "lộ khóa".into(),
+            },
+            Reason::KeyRevoked,
+        ),
+        (
+            Command::RevokeCertificate {
+                fingerprint: certificate_of("vpcp"),
+                actor: "op".into(),
+                remark: "mất máy".into(),
+            },
+            Reason::NotAuthenticated,
+        ),
+        (
+            Command::SetSystemState {
+                system: system("vpcp"),
+                state: SystemState::Suspended,
+                actor: "op".into(),
+                remark: "tạm ngừng".into(),
+            },
+            Reason::Suspended,
+        ),
+    ] {
+        let mut world = World::new();
+        let submissions = [(); 3].map(|()| {
+            let envelope = world.envelope("G22", &["H53"]);
+            world.submission("vpcp", envelope)
+        });
+        let [first, second, third] = &submissions;
+        let before = world.read(query::directory_version);
+        let third = world.batch(|batch| {
+            let first = decide(batch, first).expect("accepted").sequence();
+            let second = decide(batch, second).expect("accepted").sequence();
+            assert_eq!(first.map(|first| first + 1), second, "the first is remembered");
+            decide(batch, &taken).expect("taken away");
+            decide(batch, third)
+        });
+        let Err(Error::Refused(refusal)) = third else { panic!("accepted after {reason:?}") };
+        assert_eq!(refusal.reason, reason);
+        assert_eq!(world.read(query::directory_version), before + 1);
+        let feed = world.read(|read| query::feed(read, &system("vpcp"), 0, 99));
+        let numbers: Vec<u64> = feed.iter().map(|(number, _)| *number).collect();
+        assert!((1..).zip(&numbers).all(|(expected, number)| expected == *number), "{numbers:?}");
+        world.end();
+    }
 }
 
 #[test]

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use axis_proto::{hub::v1 as hub, id::SystemId, reason::Language, record::v1::Receipt};
-use tokio::sync::oneshot;
 use tonic::{Code, Request, Response, Status};
 use tonic_types::StatusExt as _;
 
@@ -125,12 +124,12 @@ impl Call {
 
     /// Runs work that may end by giving the writer a command, when it is the
     /// caller's turn, and waits for the writer's answer; none if it was given
-    /// nothing. Who waits is not woken between the two.
+    /// nothing, or is gone. Who waits is not woken between the two.
     pub(super) async fn committing<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Self, Ground<'_>, Answer) -> Result<T> + Send + 'static,
     ) -> Result<(T, Option<Result<Outcome>>)> {
-        let (answer, answered) = oneshot::channel();
+        let (answer, answered) = Answer::new();
         let call = self.clone();
         let work = move || work(&call, call.ground(), answer);
         let worked = self.context.verifying.begin(self.system(), work);
@@ -150,7 +149,7 @@ impl Call {
         if context.room.taken() > limits::WORK_AT_ONCE_BYTES || !context.verifying.is_resting() {
             return self.committing(work).await;
         }
-        let (answer, answered) = oneshot::channel();
+        let (answer, answered) = Answer::new();
         let worked = at_once(|| work(self, self.ground(), answer))??;
         Ok((worked, answered.await.ok()))
     }

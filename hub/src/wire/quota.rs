@@ -27,13 +27,12 @@ struct Inner {
     day: config::Quota,
     clock: Clock,
     /// One for each system that ever spent; the directory bounds them.
-    /// Of each lane.
-    spent: Mutex<HashMap<SystemId, [Spent; 2]>>,
+    spent: Mutex<HashMap<SystemId, Lanes>>,
 }
 
 /// Which allowance is spent from: a flood of ordinary envelopes leaves that
 /// of urgent ones as it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
     /// Everything else.
     Ordinary,
@@ -49,6 +48,22 @@ pub struct Cost {
     /// Bytes of envelopes and documents, those that were uploaded in whole
     /// blocks of the disk.
     pub bytes: u64,
+}
+
+/// What a system spent of each.
+#[derive(Debug, Default)]
+struct Lanes {
+    ordinary: Spent,
+    urgent: Spent,
+}
+
+impl Lanes {
+    fn of(&mut self, lane: Lane) -> &mut Spent {
+        match lane {
+            Lane::Ordinary => &mut self.ordinary,
+            Lane::Urgent => &mut self.urgent,
+        }
+    }
 }
 
 /// When the allowances will be whole again, on the monotonic clock: an
@@ -126,8 +141,8 @@ impl Quota {
     fn change<T>(&self, system: &SystemId, lane: Lane, change: impl FnOnce(&mut Spent) -> T) -> T {
         let mut spent = self.0.spent.lock().unwrap_or_else(PoisonError::into_inner);
         match spent.get_mut(system) {
-            Some(lanes) => change(&mut lanes[lane as usize]),
-            None => change(&mut spent.entry(system.clone()).or_default()[lane as usize]),
+            Some(lanes) => change(lanes.of(lane)),
+            None => change(spent.entry(system.clone()).or_default().of(lane)),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::{
     future::ready,
+    panic::AssertUnwindSafe,
     pin::{Pin, pin},
     sync::Arc,
 };
@@ -18,7 +19,7 @@ use axis_proto::{
     seal::PayloadType,
 };
 use futures_util::{
-    StreamExt as _,
+    FutureExt as _, StreamExt as _,
     stream::{self, FuturesUnordered, Stream},
 };
 use prost::Message as _;
@@ -202,21 +203,22 @@ async fn submit_counted(
     let message = message?;
     let work = move |call: &Call, ground: Ground<'_>, answer| {
         let admitted = prepare(call, ground, message)?;
-        if needs_a_look(&admitted) { Ok(Stage::Admitted(admitted)) } else { enter(call, admitted, answer) }
-    };
-    let (stage, outcome) = match call.committing_soon(work).await? {
-        (Stage::Admitted(admitted), _) => {
-            let admitted = look_ahead(call, looking, admitted).await?;
-            let (answer, answered) = oneshot::channel();
-            (enter(call, admitted, answer)?, answered.await.ok())
+        if needs_a_look(&admitted) {
+            Ok(Some(admitted))
+        } else {
+            enter(call, admitted, answer).map(|()| None)
         }
-        entered => entered,
     };
-    let outcome = outcome.unwrap_or_else(|| Err(Error::fault(NO_ANSWER)));
-    if let Stage::Entered(Some(spent)) = stage {
-        spent.settle(call, &outcome);
-    }
-    let outcome = outcome?;
+    let outcome = match call.committing_soon(work).await? {
+        (None, outcome) => outcome,
+        (Some(admitted), _) => {
+            let admitted = look_ahead(call, looking, admitted).await?;
+            let (answer, answered) = Answer::new();
+            enter(call, admitted, answer)?;
+            answered.await.ok()
+        }
+    };
+    let outcome = outcome.unwrap_or_else(|| Err(Error::fault(NO_ANSWER)))?;
     let sequence = shown(&outcome)?;
     let receipt = call.receipt(sequence).await?;
     let row = if outcome.duplicate { call.read(|read| query::envelope(read, sequence)) } else { None };
@@ -224,62 +226,35 @@ async fn submit_counted(
     Ok(SubmitResponse { receipt: Some(receipt), duplicate: outcome.duplicate, erased_unix_ms })
 }
 
-/// How far a submission has come.
-enum Stage {
-    /// It may be committed once its recipients are looked up.
-    Admitted(Admitted),
-    /// The writer has it, for what was spent on it.
-    Entered(Option<Spent>),
-}
-
 /// Gives the writer a submission if the system may cause more today. What was
 /// accepted before, or is refused, costs nothing: it gets its receipt again
 /// however much the system has spent.
-fn enter(call: &Call, admitted: Admitted, answer: Answer) -> Result<Stage> {
+fn enter(call: &Call, admitted: Admitted, answer: Answer) -> Result<()> {
     let Admitted { submit, is_known } = admitted;
-    let spent = if is_known { None } else { Spent::on(call, &submit)? };
-    let queued = call.context.committer.queue(Command::Submit(submit), answer);
-    if let (Err(_), Some(spent)) = (&queued, &spent) {
-        spent.give_back(call);
-    }
-    queued.map(|()| Stage::Entered(spent))
+    let answer = if is_known { answer } else { pay(call, &submit, answer)? };
+    call.context.committer.queue(Command::Submit(submit), answer);
+    Ok(())
 }
 
-/// What was spent on a submission before it is known what becomes of it.
-struct Spent {
-    lane: Lane,
-    cost: Cost,
-}
-
-impl Spent {
-    /// Spends a record and the bytes; nothing if the envelope was accepted
-    /// while this call waited for its turn.
-    fn on(call: &Call, submit: &Submit) -> Result<Option<Self>> {
-        let lane = Lane::of(submit.envelope.priority());
-        let documents: usize = submit.documents.iter().map(|document| document.len()).sum();
-        let cost = Cost { records: 1, bytes: (submit.signed.sealed.len() + documents) as u64 };
-        match call.context.quota.spend(call.system(), lane, cost) {
-            Ok(()) => Ok(Some(Self { lane, cost })),
-            Err(_) if call.read(|read| query::is_envelope_known(read, &submit.envelope)) => Ok(None),
-            Err(refused) => Err(refused),
+/// Spends a record and the bytes; nothing if the envelope was accepted while
+/// this call waited for its turn. Once it is known what becomes of it, its
+/// recipients are charged, or what was spent is given back, also if the caller
+/// has hung up.
+fn pay(call: &Call, submit: &Submit, answer: Answer) -> Result<Answer> {
+    let (quota, system, lane) = (&call.context.quota, call.system(), Lane::of(submit.envelope.priority()));
+    let documents: usize = submit.documents.iter().map(|document| document.len()).sum();
+    let cost = Cost { records: 1, bytes: (submit.signed.sealed.len() + documents) as u64 };
+    if let Err(refused) = quota.spend(system, lane, cost) {
+        let is_known = call.read(|read| query::is_envelope_known(read, &submit.envelope));
+        return if is_known { Ok(answer) } else { Err(refused) };
+    }
+    let (quota, system) = (quota.clone(), system.clone());
+    Ok(answer.first(move |outcome| match outcome {
+        Ok(outcome) if !outcome.duplicate => {
+            quota.charge(&system, lane, Cost { records: outcome.recipient_count.into(), bytes: 0 });
         }
-    }
-
-    /// Charges what was accepted for its recipients, and gives back what was
-    /// spent on what was not.
-    fn settle(&self, call: &Call, outcome: &Result<machine::Outcome>) {
-        match outcome {
-            Ok(outcome) if !outcome.duplicate => {
-                let cost = Cost { records: outcome.recipient_count.into(), bytes: 0 };
-                call.context.quota.charge(call.system(), self.lane, cost);
-            }
-            _ => self.give_back(call),
-        }
-    }
-
-    fn give_back(&self, call: &Call) {
-        call.context.quota.give_back(call.system(), self.lane, self.cost);
-    }
+        _ => quota.give_back(&system, lane, cost),
+    }))
 }
 
 async fn check(call: &Call, looking: &Turns, message: CheckRequest) -> Result<CheckResponse> {
@@ -343,8 +318,11 @@ async fn submit_stream(
             taken = taken.next() => taken,
         };
         match taken {
-            Some(Ok(Taken { tag, submission, held })) => under_way.push(async move {
-                let outcome = match submit(call, looking, submission).await {
+            Some(Ok(Incoming { tag, submission, held })) => under_way.push(async move {
+                let submitted = AssertUnwindSafe(submit(call, looking, submission)).catch_unwind().await;
+                // one that panics leaves the others their answers
+                let submitted = submitted.unwrap_or_else(|_| Err(Error::fault("a submission panicked")));
+                let outcome = match submitted {
                     Ok(response) => Outcome::Submitted(response),
                     Err(error) => Outcome::Refused(call.refusal(&error)),
                 };
@@ -372,7 +350,7 @@ struct Door<'a> {
 }
 
 /// A submission that there is room for, with what it holds.
-struct Taken {
+struct Incoming {
     tag: u64,
     submission: Result<SubmitRequest>,
     held: (OwnedSemaphorePermit, OwnedSemaphorePermit, Held),
@@ -380,7 +358,7 @@ struct Taken {
 
 impl Door<'_> {
     /// The next submission, once there is room for it; none if no more come.
-    async fn take(mut self) -> std::result::Result<Option<(Taken, Self)>, Status> {
+    async fn take(mut self) -> std::result::Result<Option<(Incoming, Self)>, Status> {
         let closed = || Status::internal("a gate was closed");
         let place = self.unanswered.clone().acquire_owned().await.map_err(|_| closed())?;
         let message = tokio::select! {
@@ -402,7 +380,7 @@ impl Door<'_> {
         let own = self.own_bytes.clone().acquire_many_owned(weight).await.map_err(|_| closed())?;
         let room = self.call.context.room.take(self.call.system(), weight as usize).await;
         let room = room.map_err(|error| self.call.status(&error))?;
-        Ok(Some((Taken { tag, submission, held: (place, own, room) }, self)))
+        Ok(Some((Incoming { tag, submission, held: (place, own, room) }, self)))
     }
 }
 

@@ -71,9 +71,11 @@ impl Weighter<Key, Held> for Bytes {
 
 impl Cache {
     pub(super) fn new() -> Self {
-        let (bytes, seed) = (limits::STATE_CACHE_BYTES as u64, RandomState::default());
+        // keyed; who would make keys collide has to have each accepted, and a full
+        // cache takes no more bytes
+        let (bytes, hasher) = (limits::STATE_CACHE_BYTES as u64, RandomState::default());
         Self {
-            values: sync::Cache::with(KEYS, bytes, Bytes, seed, DefaultLifecycle::default()),
+            values: sync::Cache::with(KEYS, bytes, Bytes, hasher, DefaultLifecycle::default()),
             gaps: Mutex::default(),
             writes: AtomicU64::new(0),
             written: [const { AtomicU64::new(0) }; 256],

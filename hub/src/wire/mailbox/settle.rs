@@ -28,7 +28,8 @@ pub(super) async fn acknowledge(call: &Call, request: AcknowledgeRequest) -> Res
         let verified = verify(ground, call.caller(), &sealed, expected)?;
         let (acknowledgement, signed) = admit_acknowledgement(ground, call.system(), verified)?;
         let command = Command::Acknowledge { system: call.system().clone(), acknowledgement, signed };
-        call.context.committer.queue(command, answer)
+        call.context.committer.queue(command, answer);
+        Ok(())
     };
     let ((), outcome) = call.committing(work).await?;
     let (outcome, receipt, event) = recorded(call, outcome).await?;
@@ -43,7 +44,8 @@ pub(super) async fn reject(call: &Call, request: RejectRequest) -> Result<Reject
         let verified = verify(ground, call.caller(), &sealed, expected)?;
         let (rejection, signed) = admit_rejection(ground, call.system(), verified)?;
         let command = Command::Reject { system: call.system().clone(), rejection, signed };
-        call.context.committer.queue(command, answer)
+        call.context.committer.queue(command, answer);
+        Ok(())
     };
     let ((), outcome) = call.committing(work).await?;
     let (outcome, receipt, _) = recorded(call, outcome).await?;

@@ -467,8 +467,8 @@ fn proofs(vectors: &mut Vectors) {
     let good = TlogProof {
         extra: salt(1).to_vec(),
         index: 1,
-        hashes: tree::inclusion_of(&hashes, 1),
-        checkpoint: signer().sign(6, &tree::root_of(&hashes)),
+        hashes: tree::inclusion_of(hashes, 1),
+        checkpoint: signer().sign(6, &tree::root_of(hashes)),
     };
     let reference = TlogProof {
         extra: vec![],
