@@ -3,8 +3,10 @@
 //!
 //! `golden/<release>/` is made once, by the release itself, with
 //! `AXIS_BLESS=0.1.0 cargo test -p axis-tests --test it golden -- --ignored`,
-//! and never changed; `0.1.0-moves` is what the same one left once agencies took
-//! along what waits. Its keys were made for it and are nobody's.
+//! and never changed but for the state of a later layout; `0.1.0-moves` is what the
+//! same one left once agencies took along what waits, `0.1.0-at-once` once what few
+//! are to see was accepted and consigned in one record. Their keys were made for
+//! them and are nobody's.
 
 use std::{
     collections::BTreeMap,
