@@ -387,8 +387,8 @@ impl Checker {
         match &record.event {
             Some(Event::LogOpened(event)) if at != 0 => self.log_opened(at, event),
             Some(Event::Accepted(event)) => {
-                let (lists, at_once) = (list(CargoKind::RecipientList), list(CargoKind::ConsignmentList));
-                let (list, at_once) = match (lists, at_once) {
+                let (recipients, seen) = (list(CargoKind::RecipientList), list(CargoKind::ConsignmentList));
+                let (list, at_once) = match (recipients, seen) {
                     (Some(list), None) if event.consignment_root.is_empty() => (list, false),
                     (None, Some(list)) if event.recipient_root.is_empty() => (list, true),
                     _ => {

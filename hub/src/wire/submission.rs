@@ -319,8 +319,8 @@ async fn submit_stream(
         };
         match taken {
             Some(Ok(Incoming { tag, submission, held })) => under_way.push(async move {
-                let submitted = AssertUnwindSafe(submit(call, looking, submission)).catch_unwind().await;
                 // one that panics leaves the others their answers
+                let submitted = AssertUnwindSafe(submit(call, looking, submission)).catch_unwind().await;
                 let submitted = submitted.unwrap_or_else(|_| Err(Error::fault("a submission panicked")));
                 let outcome = match submitted {
                     Ok(response) => Outcome::Submitted(response),
