@@ -2,7 +2,10 @@
 //! same contract over the same TLS and HTTP/2, each submission's document
 //! hashed and its signature verified as the hub does it, and all of it written
 //! to one file that is synced before the answer. No directory, no rights, no
-//! state, no evidence; answers are without receipts.
+//! state, no evidence; answers are without receipts. And downloads of what is
+//! in memory.
+
+mod mailbox;
 
 use std::{
     collections::HashMap,
@@ -26,6 +29,7 @@ use axis_proto::{
     hub::v1::{
         CheckRequest, CheckResponse, QueryUploadRequest, QueryUploadResponse, SubmitRequest, SubmitResponse,
         SubmitStreamRequest, SubmitStreamResponse, UploadRequest, UploadResponse,
+        mailbox_service_server::MailboxServiceServer,
         submission_service_server::{SubmissionService, SubmissionServiceServer},
         submit_stream_response::Outcome,
     },
@@ -85,10 +89,11 @@ impl Bare {
         self.child.id()
     }
 
-    /// Connects who signs so.
-    pub fn connect(&self, sender: &Raw) -> anyhow::Result<Raw> {
+    /// Connects who signs so; `windows` are bytes that it may be sent before it
+    /// reads them, on one call and on all together.
+    pub fn connect(&self, sender: &Raw, windows: (Option<u32>, Option<u32>)) -> anyhow::Result<Raw> {
         let config = axis_tests::tls(&self.dir, None)?;
-        let channel = axis_tests::channel(config, &self.address.to_string(), None, None)?;
+        let channel = axis_tests::channel(config, &self.address.to_string(), windows.0, windows.1)?;
         Ok(Raw { channel, key: sender.key.clone(), agency: sender.agency.clone() })
     }
 }
@@ -151,7 +156,9 @@ async fn serve(dir: &Path, least: Least) -> anyhow::Result<()> {
         }
     });
     let service = SubmissionServiceServer::new(least).max_decoding_message_size(8 << 20);
-    let server = listener::server(&Patience::default()).add_service(service);
+    let server = listener::server(&Patience::default())
+        .add_service(service)
+        .add_service(MailboxServiceServer::new(mailbox::Giver));
     Ok(server.serve_with_incoming(UnboundedReceiverStream::new(connections)).await?)
 }
 
@@ -185,6 +192,10 @@ fn write(path: &Path) -> anyhow::Result<mpsc::Sender<Written>> {
         }
     });
     Ok(sender)
+}
+
+fn no_hub() -> Status {
+    Status::unimplemented("this is no hub")
 }
 
 #[derive(Clone)]
@@ -251,18 +262,18 @@ impl SubmissionService for Least {
     }
 
     async fn check(&self, _: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
-        Err(Status::unimplemented("this is no hub"))
+        Err(no_hub())
     }
 
     async fn query_upload(
         &self,
         _: Request<QueryUploadRequest>,
     ) -> Result<Response<QueryUploadResponse>, Status> {
-        Err(Status::unimplemented("this is no hub"))
+        Err(no_hub())
     }
 
     async fn upload(&self, _: Request<Streaming<UploadRequest>>) -> Result<Response<UploadResponse>, Status> {
-        Err(Status::unimplemented("this is no hub"))
+        Err(no_hub())
     }
 }
 

@@ -1,7 +1,8 @@
 //! `bench dhx`: large documents, as the exchange between central agencies has
 //! them, 100 KB to 200 MB: each is uploaded, submitted, received, downloaded
 //! and acknowledged. And one document alone, up and down, beside what the disk
-//! writes, TLS carries and SHA-256 reads here and now.
+//! writes, TLS carries and SHA-256 reads here and now, and beside a server that
+//! gives as much from memory ([`crate::bare`]).
 
 use std::{
     path::Path,
@@ -13,14 +14,16 @@ use std::{
 };
 
 use anyhow::Context as _;
+use axis_proto::hub::v1::DownloadRequest;
 use tokio::task::JoinSet;
 
 use crate::{
+    bare::Bare,
     baseline,
-    exchange::{Paper, Party},
+    exchange::{Paper, Party, download},
     measure::{Figures, Latencies, cpu},
     report::{Common, Report, Table},
-    stage::Stage,
+    stage::{Stage, WINDOWS},
 };
 
 /// Bytes of the smallest document of the mix.
@@ -121,6 +124,7 @@ fn alone(args: &Args, above: &Path, write_mb: f64, tls_mb: f64) -> anyhow::Resul
         receiver.download(&arrived.delivery, &paper).await?;
         let (down, down_hub, down_own) = since.moved(&stage, paper.size());
         receiver.acknowledge(&arrived.delivery).await?;
+        let least = least(&stage, above, paper.size()).await?;
         Ok(vec![
             ("MB", paper.size() as f64 / 1e6),
             ("durable write MB/s", write_mb),
@@ -130,6 +134,8 @@ fn alone(args: &Args, above: &Path, write_mb: f64, tls_mb: f64) -> anyhow::Resul
             ("% of durable writes", 100.0 * up / write_mb),
             ("down MB/s", down),
             ("% of TLS", 100.0 * down / tls_mb),
+            ("the least, down MB/s", least),
+            ("the least, % of TLS", 100.0 * least / tls_mb),
             ("up: hub CPU ms/MB", up_hub),
             ("up: load CPU ms/MB", up_own),
             ("down: hub CPU ms/MB", down_hub),
@@ -138,6 +144,18 @@ fn alone(args: &Args, above: &Path, write_mb: f64, tls_mb: f64) -> anyhow::Resul
             ("hub's peak MiB", stage.hub.memory_kib("VmHWM:") as f64 / 1024.0),
         ])
     })
+}
+
+/// As many bytes from what does the least: millions a second.
+async fn least(stage: &Stage, above: &Path, size: u64) -> anyhow::Result<f64> {
+    let dir = tempfile::Builder::new().prefix("axis-bench-").tempdir_in(above)?;
+    let bare = Bare::start(dir.path(), &[])?;
+    let receiver = bare.connect(&stage.raw(1, None)?, WINDOWS)?;
+    eprintln!("bench: as much from what does the least");
+    let request = DownloadRequest { delivery_id: size.to_string(), ..DownloadRequest::default() };
+    let began = Instant::now();
+    download(&receiver, request, size).await?;
+    Ok(size as f64 / 1e6 / began.elapsed().as_secs_f64())
 }
 
 /// The mix.

@@ -214,13 +214,7 @@ impl Party {
             sha256: Bytes::copy_from_slice(paper.sha256.as_bytes()),
             ..DownloadRequest::default()
         };
-        let mut chunks = self.raw.mailbox().download(request).await?.into_inner();
-        let mut came = 0;
-        while let Some(message) = chunks.message().await? {
-            came += message.chunk.len() as u64;
-        }
-        anyhow::ensure!(came == paper.size, "{came} of {} bytes came", paper.size);
-        Ok(())
+        download(&self.raw, request, paper.size).await
     }
 
     /// Acknowledges in the stream; done when the hub holds it durably.
@@ -236,6 +230,17 @@ impl Party {
             other => anyhow::bail!("not acknowledged: {other:?}"),
         }
     }
+}
+
+/// Downloads what has this size; its bytes are counted, not kept.
+pub async fn download(from: &Raw, request: DownloadRequest, size: u64) -> anyhow::Result<()> {
+    let mut chunks = from.mailbox().download(request).await?.into_inner();
+    let mut came = 0;
+    while let Some(message) = chunks.message().await? {
+        came += message.chunk.len() as u64;
+    }
+    anyhow::ensure!(came == size, "{came} of {size} bytes came");
+    Ok(())
 }
 
 /// Tells those who wait for it what comes, until the stream ends.

@@ -194,7 +194,7 @@ fn least(table: &mut Table, pace: Pace, dir: &Path, hub: &Target) -> anyhow::Res
     let runtime = tokio::runtime::Runtime::new()?;
     let (bare, senders) = runtime.block_on(async {
         let bare = Bare::start(dir, &hub.senders)?;
-        let senders = hub.senders.iter().map(|sender| bare.connect(sender));
+        let senders = hub.senders.iter().map(|sender| bare.connect(sender, (None, None)));
         let senders = senders.collect::<anyhow::Result<Vec<_>>>()?;
         anyhow::Ok((bare, senders))
     })?;

@@ -15,7 +15,7 @@ use crate::{exchange::Party, hub::Hub};
 
 /// What a client of ours lets the hub send on one call before it is read, and
 /// on all calls together.
-const WINDOWS: (Option<u32>, Option<u32>) = (Some(4 * 1024 * 1024), Some(16 * 1024 * 1024));
+pub const WINDOWS: (Option<u32>, Option<u32>) = (Some(4 * 1024 * 1024), Some(16 * 1024 * 1024));
 
 /// A running hub and those who may call it.
 pub struct Stage {

@@ -41,7 +41,7 @@ use blocks::Change;
 use cache::{Cache, Cached};
 use gaps::{Gaps, Moment};
 pub use open::{Found, ahead, distrust, open};
-use redo::Redo;
+use redo::{Blocks, Redo};
 use rest::Rest;
 use store::Store;
 
@@ -558,6 +558,7 @@ impl Writer {
         // Crash before the redo file is whole: sled has nothing of it. After:
         // opening completes it. Without one, opening would have to rebuild.
         let mut redo = Redo::begin(&shared.options.dir, &self.marker);
+        let mut blocks = 0;
         let taking = &mut self.taking;
         store.edit(
             changes(flushing),
@@ -570,11 +571,24 @@ impl Writer {
             },
             &mut |name, block| {
                 redo.block(name, block);
+                blocks += 1;
                 Ok(())
             },
         )?;
-        saved(redo.finish(&after));
-        store.fill(changes(flushing), &mut |_, _, _| progress.step(1))?;
+        match saved(redo.finish(&after)) {
+            Some(redo) => {
+                // each block is an equal part of the keys
+                let (keys, mut written, mut stepped) = (flushing.len(), 0, 0);
+                redo.write(store, || {
+                    written += 1;
+                    let due = keys * written / blocks;
+                    progress.step(due - stepped);
+                    stepped = due;
+                })?;
+                progress.step(keys - stepped);
+            }
+            None => store.fill(changes(flushing), &mut |_, _, _| progress.step(1))?,
+        }
         drop(progress);
         store.finish(&after)?;
         self.marker = after;
@@ -648,10 +662,11 @@ fn changes(changes: &Changes) -> impl Iterator<Item = Change<'_>> {
     changes.iter().map(|(key, change)| (key.as_slice(), change.as_deref()))
 }
 
-fn saved(redo: io::Result<()>) {
-    if let Err(error) = redo {
+fn saved(redo: io::Result<Blocks>) -> Option<Blocks> {
+    let say = |error| {
         warn!(%error, "cannot save what is about to be written; a crash now would make the state be rebuilt");
-    }
+    };
+    redo.map_err(say).ok()
 }
 
 /// Stops the process: a state that cannot be read or written can be rebuilt,

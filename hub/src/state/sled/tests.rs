@@ -513,6 +513,25 @@ fn half_a_write_is_completed() {
 }
 
 #[test]
+fn what_cannot_be_saved_first_is_written_all_the_same() {
+    let mut house = House::with(300);
+    let (state, _) = house.open();
+    // where no file can be made
+    let redo = house.options.dir.join(redo::FILE);
+    fs::remove_file(&redo).unwrap();
+    fs::create_dir(&redo).unwrap();
+    house.grow(400);
+    for batch in house.records.0.lock().unwrap().iter() {
+        if batch.commit.size > state.applied() {
+            publish(&state, batch);
+        }
+    }
+    drop(state);
+    fs::remove_dir(&redo).unwrap();
+    assert_eq!(house.check(), 0, "closed whole");
+}
+
+#[test]
 fn a_record_that_cannot_be_applied_stops_every_start_until_it_can() {
     let mut house = House::with(100);
     house.grow(100);
