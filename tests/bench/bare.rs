@@ -2,8 +2,8 @@
 //! same contract over the same TLS and HTTP/2, each submission's document
 //! hashed and its signature verified as the hub does it, and all of it written
 //! to one file that is synced before the answer. No directory, no rights, no
-//! state, no evidence; answers are without receipts. And downloads of what is
-//! in memory.
+//! state, no evidence; answers are without receipts. It also gives documents
+//! from memory.
 
 mod mailbox;
 

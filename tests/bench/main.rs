@@ -80,7 +80,7 @@ enum Command {
     All(Common),
     /// Make a hub with a long past, or add to one that was made so
     SeedJournal(seed::Args),
-    /// Be the least that a hub can do: `small` starts it
+    /// Be the least that a hub can do: `small` and `dhx` start it
     #[command(hide = true)]
     Bare(bare::Args),
 }

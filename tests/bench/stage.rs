@@ -42,6 +42,11 @@ impl Stage {
         Ok(Self { address: address.to_owned(), tls: crowd.tls()?, crowd, hub, _dir: dir })
     }
 
+    /// Stops the hub, as its operators would.
+    pub fn stop(self) -> anyhow::Result<()> {
+        self.hub.stop().map(drop)
+    }
+
     /// A connection of a system, straight to the hub or by way of an address.
     pub fn raw(&self, place: usize, by_way_of: Option<&str>) -> anyhow::Result<Raw> {
         let member = self.crowd.members.get(place).context("there are not so many systems")?;

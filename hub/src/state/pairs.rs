@@ -29,7 +29,6 @@ const DELETED: u32 = u32::MAX;
 /// Writes one file from its beginning.
 pub(super) struct Writer {
     file: Arc<dyn DiskFile>,
-    header: Vec<u8>,
     at: u64,
     synced: u64,
     buffer: Vec<u8>,
@@ -42,7 +41,7 @@ impl Writer {
         buffer.extend_from_slice(&magic);
         buffer.extend_from_slice(&(header.len() as u32).to_le_bytes());
         buffer.extend_from_slice(header);
-        Self { file, header: header.to_owned(), at: 0, synced: 0, buffer, hasher: Hasher::new() }
+        Self { file, at: 0, synced: 0, buffer, hasher: Hasher::new() }
     }
 
     /// Adds a pair; `None` says that the key is deleted.
@@ -58,11 +57,10 @@ impl Writer {
         Ok(())
     }
 
-    /// Ends the file and makes it durable. Returns what it holds, to be read
-    /// again, and its SHA-256, the last 32 bytes included.
-    pub(super) fn finish(mut self) -> io::Result<(Pairs, [u8; 32])> {
+    /// Ends the file and makes it durable. Returns its SHA-256, the last 32
+    /// bytes included.
+    pub(super) fn finish(mut self) -> io::Result<[u8; 32]> {
         self.write()?;
-        let (start, end) = (12 + self.header.len() as u64, self.at);
         let mut whole = self.hasher.clone();
         let sum = std::mem::take(&mut self.hasher).digest();
         whole.update(sum.as_bytes());
@@ -70,8 +68,7 @@ impl Writer {
         self.write()?;
         self.file.set_len(self.at)?;
         self.file.sync_data()?;
-        let pairs = Pairs { file: self.file, header: self.header, start, end };
-        Ok((pairs, *whole.digest().as_bytes()))
+        Ok(*whole.digest().as_bytes())
     }
 
     fn write(&mut self) -> io::Result<()> {
@@ -87,7 +84,7 @@ impl Writer {
     }
 }
 
-/// A whole and undamaged file, or one that was just written.
+/// A whole and undamaged file.
 pub(super) struct Pairs {
     file: Arc<dyn DiskFile>,
     /// What was given to the writer.

@@ -149,7 +149,7 @@ impl Snapshots {
         if taking.written != taking.marker.fingerprint {
             return Err(pairs::damaged("the state is not what its marker says"));
         }
-        let (_, sha256) = taking.writer.finish()?;
+        let sha256 = taking.writer.finish()?;
         // A crash before the rename leaves a partial file, which the next
         // start removes; after it, a whole snapshot.
         let applied = taking.marker.applied;

@@ -1,5 +1,5 @@
-//! The least of a download: chunks of the hub's size, all of them the same
-//! bytes in memory. No file is read, nothing is checked.
+//! Downloads from memory: chunks of the hub's size, all of them the same bytes.
+//! No file is read, nothing is checked.
 
 use std::pin::Pin;
 

@@ -41,7 +41,7 @@ use blocks::Change;
 use cache::{Cache, Cached};
 use gaps::{Gaps, Moment};
 pub use open::{Found, ahead, distrust, open};
-use redo::{Blocks, Redo};
+use redo::Redo;
 use rest::Rest;
 use store::Store;
 
@@ -513,7 +513,7 @@ impl Writer {
         if self.unmarked && !filling {
             // all that was filled so far; what comes from here on is one step,
             // and this is the last one before it
-            saved(Redo::begin(&shared.options.dir, &self.marker).finish(&self.marker));
+            self.saved(Redo::begin(&shared.options.dir, &self.marker).finish(&self.marker));
             shared.store.finish(&self.marker)?;
             self.unmarked = false;
             self.keep_rest();
@@ -558,7 +558,6 @@ impl Writer {
         // Crash before the redo file is whole: sled has nothing of it. After:
         // opening completes it. Without one, opening would have to rebuild.
         let mut redo = Redo::begin(&shared.options.dir, &self.marker);
-        let mut blocks = 0;
         let taking = &mut self.taking;
         store.edit(
             changes(flushing),
@@ -571,30 +570,26 @@ impl Writer {
             },
             &mut |name, block| {
                 redo.block(name, block);
-                blocks += 1;
                 Ok(())
             },
         )?;
-        match saved(redo.finish(&after)) {
-            Some(redo) => {
-                // each block is an equal part of the keys
-                let (keys, mut written, mut stepped) = (flushing.len(), 0, 0);
-                redo.write(store, || {
-                    written += 1;
-                    let due = keys * written / blocks;
-                    progress.step(due - stepped);
-                    stepped = due;
-                })?;
-                progress.step(keys - stepped);
-            }
-            None => store.fill(changes(flushing), &mut |_, _, _| progress.step(1))?,
-        }
+        self.saved(redo.finish(&after));
+        store.fill(changes(flushing), &mut |_, _, _| progress.step(1))?;
         drop(progress);
         store.finish(&after)?;
         self.marker = after;
         shared.written.store(applied, Ordering::Relaxed);
         self.keep_rest();
         Ok(())
+    }
+
+    /// Sees whether what is about to be written is saved. If it is not, the file
+    /// may still be that of the write before, as if this one had not begun.
+    fn saved(&self, redo: io::Result<()>) {
+        if let Err(error) = redo {
+            open::distrust(&self.shared.options.dir);
+            warn!(%error, "cannot save what is about to be written; a crash now would make the state be rebuilt");
+        }
     }
 
     /// Keeps what sled's file holds now, all of which is on the disk. Crash
@@ -660,13 +655,6 @@ impl Writer {
 /// Changes as a store takes them.
 fn changes(changes: &Changes) -> impl Iterator<Item = Change<'_>> {
     changes.iter().map(|(key, change)| (key.as_slice(), change.as_deref()))
-}
-
-fn saved(redo: io::Result<Blocks>) -> Option<Blocks> {
-    let say = |error| {
-        warn!(%error, "cannot save what is about to be written; a crash now would make the state be rebuilt");
-    };
-    redo.map_err(say).ok()
 }
 
 /// Stops the process: a state that cannot be read or written can be rebuilt,

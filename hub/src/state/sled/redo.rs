@@ -44,28 +44,10 @@ impl Redo {
     }
 
     /// Makes it whole and durable.
-    pub(super) fn finish(self, after: &Marker) -> io::Result<Blocks> {
+    pub(super) fn finish(self, after: &Marker) -> io::Result<()> {
         let mut writer = self.0?;
         writer.pair(MARKER_KEY, Some(&after.encode()))?;
-        let (pairs, _) = writer.finish()?;
-        Ok(Blocks(pairs))
-    }
-}
-
-/// What becomes of blocks, by a whole file.
-pub(super) struct Blocks(Pairs);
-
-impl Blocks {
-    /// Brings them into the store, in their order, and tells of each. Not
-    /// durable yet.
-    pub(super) fn write(&self, store: &Store, mut written: impl FnMut()) -> io::Result<()> {
-        self.0.visit(&mut |name, block| {
-            if name != MARKER_KEY {
-                store.write(name, block)?;
-                written();
-            }
-            Ok(())
-        })
+        writer.finish().map(drop)
     }
 }
 
@@ -73,12 +55,12 @@ impl Blocks {
 /// the marker that the store has now, and whether the file is of the last
 /// write, so that no other can be half written.
 pub(super) fn complete(dir: &Path, store: &Store, marker: Marker) -> io::Result<(Marker, bool)> {
-    let Some((before, after, blocks)) = load(dir) else { return Ok((marker, false)) };
+    let Some((before, after, changes)) = load(dir) else { return Ok((marker, false)) };
     if before != marker || after == marker {
         return Ok((marker, after == marker));
     }
     tracing::info!(from = before.applied, to = after.applied, "completing a write of the state");
-    blocks.write(store, || {})?;
+    changes.visit(&mut |name, block| if name == MARKER_KEY { Ok(()) } else { store.write(name, block) })?;
     store.finish(&after)?;
     Ok((after, true))
 }
@@ -91,7 +73,7 @@ pub(super) fn after(dir: &Path) -> Option<Marker> {
 
 /// `None` if there is no whole file: then the store was not touched after the
 /// previous one, or the fingerprint will tell.
-fn load(dir: &Path) -> Option<(Marker, Marker, Blocks)> {
+fn load(dir: &Path) -> Option<(Marker, Marker, Pairs)> {
     let pairs = Pairs::open(RealDisk.open_read(&dir.join(FILE)).ok()?, MAGIC).ok()?;
     let before = Marker::decode(&pairs.header)?;
     let mut after = None;
@@ -101,5 +83,5 @@ fn load(dir: &Path) -> Option<(Marker, Marker, Blocks)> {
         }
         Ok(())
     });
-    read.ok().and(after).map(|after| (before, after, Blocks(pairs)))
+    read.ok().and(after).map(|after| (before, after, pairs))
 }
