@@ -144,8 +144,8 @@ pub fn content_of(
 /// Whether an envelope is handed to nobody any more: it is erased, or two
 /// operators have said that it will be.
 fn is_withdrawn(state: &dyn State, envelope_sequence: u64) -> bool {
-    let row = read_once(state, |read| query::envelope(read, envelope_sequence));
-    row.is_none_or(|row| row.purged || row.is_erased())
+    let envelope = read_once(state, |read| query::envelope_part(read, envelope_sequence));
+    envelope.is_none_or(|envelope| envelope.is_withdrawn())
 }
 
 fn record_of(entry: &Entry) -> Result<Record> {

@@ -262,7 +262,7 @@ fn room_of(read: &dyn Read, system: &SystemId) -> usize {
 }
 
 fn bytes_of(read: &dyn Read, id: &DeliveryId) -> u64 {
-    query::envelope(read, id.envelope_sequence).map_or(0, |row| row.bytes)
+    query::envelope_part(read, id.envelope_sequence).map_or(0, |envelope| envelope.bytes)
 }
 
 /// Deals candidates out one by one, in a circle of those who have room. Those

@@ -58,7 +58,10 @@ pub fn apply(draft: &mut Draft<'_>, record: &Record, entry: &Entry) -> Result<()
         Some(Event::MailboxSearched(event)) => moves::searched(draft, event),
         Some(Event::ExpiryWarned(event)) => expiry_warned(draft, event),
         Some(Event::LateAccepted(event)) => {
-            edit_delivery(draft, event.delivery.as_ref(), |delivery| delivery.late_sequence = at.sequence);
+            if let Some(mut found) = Found::of(draft, event.delivery.as_ref()) {
+                found.delivery.late_sequence = at.sequence;
+                found.put(draft);
+            }
             grant_documents(draft, at, event.delivery.as_ref());
         }
         Some(Event::Erased(event)) => retention::erased(draft, at, event),
@@ -248,7 +251,6 @@ fn show(
     envelope: &mut EnvelopeRow,
     list: &LeafList,
 ) -> Result<(), prost::DecodeError> {
-    let lane = lane_of(envelope.priority());
     for leaf in &list.leaves {
         let leaf = ConsignmentLeaf::decode(leaf.clone())?;
         let id = DeliveryId { envelope_sequence, recipient_index: leaf.recipient_index };
@@ -272,75 +274,70 @@ fn show(
         }
         edit_mailbox(draft, &delivery.system, |mailbox| {
             mailbox.high = delivery.mailbox_sequence;
-            mailbox.waiting += 1;
-            mailbox.waiting_bytes += envelope.bytes;
-            mailbox.lanes[lane] += 1;
+            mailbox.waits_more(envelope);
         });
-        draft.put(key::delivery(&id), delivery.encode_to_vec());
         envelope.consigned_count += 1;
+        put_delivery(draft, &id, delivery, envelope);
     }
     Ok(())
 }
 
 fn leased(draft: &mut Draft<'_>, at: At, event: &record::Leased) {
-    let Some((id, mut delivery, envelope)) = find(draft, event.delivery.as_ref()) else { return };
-    take_from_queue(draft, &id, &delivery, &envelope);
-    delivery.state = DeliveryState::Leased.into();
-    delivery.since_unix_ms = at.now;
-    delivery.since_sequence = at.sequence;
-    delivery.attempts += 1;
-    delivery.leases = event.attempt;
-    delivery.due_unix_ms = event.lease_until_unix_ms;
-    draft.put(key::timer(delivery.due_unix_ms, Timer::Lapse, &id), Vec::new());
-    edit_mailbox(draft, &delivery.system, |mailbox| mailbox.leased += 1);
-    edit_envelope(draft, id.envelope_sequence, |envelope| envelope.leased_count += 1);
-    draft.put(key::delivery(&id), delivery.encode_to_vec());
+    let Some(mut found) = Found::of(draft, event.delivery.as_ref()) else { return };
+    let mut mailbox = mailbox(draft, &found.delivery.system);
+    found.take_from_queue(draft, &mut mailbox);
+    found.becomes(DeliveryState::Leased, at);
+    found.delivery.attempts += 1;
+    found.delivery.leases = event.attempt;
+    found.delivery.due_unix_ms = event.lease_until_unix_ms;
+    found.envelope.leased_count += 1;
+    mailbox.leased += 1;
+    draft.put(key::timer(found.delivery.due_unix_ms, Timer::Lapse, &found.id), Vec::new());
+    put_mailbox(draft, &found.delivery.system, &mailbox);
+    found.put(draft);
 }
 
 fn lease_extended(draft: &mut Draft<'_>, event: &record::LeaseExtended) {
-    let Some((id, mut delivery, _)) = find(draft, event.delivery.as_ref()) else { return };
-    draft.delete(key::timer(delivery.due_unix_ms, Timer::Lapse, &id));
-    delivery.due_unix_ms = event.lease_until_unix_ms;
-    draft.put(key::timer(delivery.due_unix_ms, Timer::Lapse, &id), Vec::new());
-    draft.put(key::delivery(&id), delivery.encode_to_vec());
+    let Some(mut found) = Found::of(draft, event.delivery.as_ref()) else { return };
+    draft.delete(key::timer(found.delivery.due_unix_ms, Timer::Lapse, &found.id));
+    found.delivery.due_unix_ms = event.lease_until_unix_ms;
+    draft.put(key::timer(found.delivery.due_unix_ms, Timer::Lapse, &found.id), Vec::new());
+    found.put(draft);
 }
 
 fn released(draft: &mut Draft<'_>, at: At, event: &record::Released) {
-    let Some((id, mut delivery, envelope)) = find(draft, event.delivery.as_ref()) else { return };
-    take_from_queue(draft, &id, &delivery, &envelope);
-    delivery.state = DeliveryState::Waiting.into();
-    delivery.since_unix_ms = at.now;
-    delivery.since_sequence = at.sequence;
-    delivery.due_unix_ms = event.due_unix_ms;
-    draft.put(
-        key::backing_off(&delivery.system, delivery.due_unix_ms, delivery.mailbox_sequence),
-        delivery_bytes(&id).to_vec(),
-    );
-    draft.put(key::delivery(&id), delivery.encode_to_vec());
+    let Some(mut found) = Found::of(draft, event.delivery.as_ref()) else { return };
+    let mut mailbox = mailbox(draft, &found.delivery.system);
+    found.take_from_queue(draft, &mut mailbox);
+    found.becomes(DeliveryState::Waiting, at);
+    found.delivery.due_unix_ms = event.due_unix_ms;
+    let DeliveryRow { system, due_unix_ms, mailbox_sequence, .. } = &found.delivery;
+    let key = key::backing_off(system, *due_unix_ms, *mailbox_sequence);
+    draft.put(key, delivery_bytes(&found.id).to_vec());
+    put_mailbox(draft, system, &mailbox);
+    found.put(draft);
 }
 
 fn parked(draft: &mut Draft<'_>, at: At, delivery: Option<&record::Delivery>) {
-    let Some((id, mut delivery, envelope)) = find(draft, delivery) else { return };
-    take_from_queue(draft, &id, &delivery, &envelope);
-    delivery.state = DeliveryState::Parked.into();
-    delivery.since_unix_ms = at.now;
-    delivery.since_sequence = at.sequence;
-    delivery.due_unix_ms = 0;
-    draft.put(key::parked(&delivery.system, &id), Vec::new());
-    edit_mailbox(draft, &delivery.system, |mailbox| mailbox.parked += 1);
-    draft.put(key::delivery(&id), delivery.encode_to_vec());
+    let Some(mut found) = Found::of(draft, delivery) else { return };
+    let mut mailbox = mailbox(draft, &found.delivery.system);
+    found.take_from_queue(draft, &mut mailbox);
+    found.becomes(DeliveryState::Parked, at);
+    mailbox.parked += 1;
+    draft.put(key::parked(&found.delivery.system, &found.id), Vec::new());
+    put_mailbox(draft, &found.delivery.system, &mailbox);
+    found.put(draft);
 }
 
 fn requeued(draft: &mut Draft<'_>, at: At, delivery: Option<&record::Delivery>) {
-    let Some((id, mut delivery, envelope)) = find(draft, delivery) else { return };
-    take_from_queue(draft, &id, &delivery, &envelope);
-    delivery.state = DeliveryState::Waiting.into();
-    delivery.since_unix_ms = at.now;
-    delivery.since_sequence = at.sequence;
-    delivery.attempts = 0;
-    delivery.due_unix_ms = 0;
-    put_ready(draft, &id, &delivery, &envelope);
-    draft.put(key::delivery(&id), delivery.encode_to_vec());
+    let Some(mut found) = Found::of(draft, delivery) else { return };
+    let mut mailbox = mailbox(draft, &found.delivery.system);
+    found.take_from_queue(draft, &mut mailbox);
+    found.becomes(DeliveryState::Waiting, at);
+    found.delivery.attempts = 0;
+    put_ready(draft, &found.id, &found.delivery, &found.envelope);
+    put_mailbox(draft, &found.delivery.system, &mailbox);
+    found.put(draft);
 }
 
 fn expired(draft: &mut Draft<'_>, at: At, delivery: Option<&record::Delivery>) {
@@ -367,110 +364,51 @@ fn expiry_warned(draft: &mut Draft<'_>, event: &record::ExpiryWarned) {
 /// A delivery ends: it leaves every queue, its number is settled, and the
 /// floor and the envelope's count move on.
 fn settle(draft: &mut Draft<'_>, at: At, delivery: Option<&record::Delivery>, state: DeliveryState) {
-    let Some((id, mut delivery, envelope)) = find(draft, delivery) else { return };
-    if delivery.is_settled() {
+    let Some(mut found) = Found::of(draft, delivery).filter(|found| !found.delivery.is_settled()) else {
         return;
-    }
-    take_from_queue(draft, &id, &delivery, &envelope);
-    delivery.state = state.into();
-    delivery.since_unix_ms = at.now;
-    delivery.since_sequence = at.sequence;
-    delivery.due_unix_ms = 0;
-    draft.put(key::delivery(&id), delivery.encode_to_vec());
-
+    };
+    let mut mailbox = mailbox(draft, &found.delivery.system);
+    found.take_from_queue(draft, &mut mailbox);
+    found.becomes(state, at);
+    let Found { id, delivery, envelope } = &mut found;
     let number = key::number(&delivery.system, delivery.mailbox_sequence);
-    draft.put(number, ended::settled(&id, delivery.settlement()));
-    raise_floor(draft, &delivery.system);
-    let lane = lane_of(envelope.priority());
-    edit_mailbox(draft, &delivery.system, |mailbox| {
-        mailbox.waiting = mailbox.waiting.saturating_sub(1);
-        mailbox.waiting_bytes = mailbox.waiting_bytes.saturating_sub(envelope.bytes);
-        mailbox.lanes[lane] = mailbox.lanes[lane].saturating_sub(1);
-    });
+    draft.put(number, ended::settled(id, delivery.settlement()));
+    raise_floor(draft, &delivery.system, &mut mailbox);
+    mailbox.waits_less(envelope);
+    put_mailbox(draft, &delivery.system, &mailbox);
 
-    if envelope.settled_count + 1 == envelope.recipient_count {
-        let whole = DeliveryId { recipient_index: 0, ..id };
+    envelope.settled_count += 1;
+    if envelope.is_settled() {
+        let whole = DeliveryId { recipient_index: 0, ..*id };
         draft.delete(match envelope.warn_unix_ms {
             0 => key::timer(envelope.expires_unix_ms, Timer::Expire, &whole),
             warn => key::timer(warn, Timer::Warn, &whole),
         });
-    }
-    let mut erase = None;
-    edit_envelope(draft, id.envelope_sequence, |envelope| {
-        envelope.settled_count += 1;
-        if envelope.is_settled() {
-            envelope.settled_unix_ms = at.now;
-            erase = envelope.erase_unix_ms();
+        envelope.settled_unix_ms = at.now;
+        if let Some(erase) = envelope.erase_unix_ms() {
+            draft.put(key::timer(erase, Timer::Erase, &whole), Vec::new());
         }
-    });
-    if let Some(erase) = erase {
-        draft.put(key::timer(erase, Timer::Erase, &DeliveryId { recipient_index: 0, ..id }), Vec::new());
     }
+    found.put(draft);
 }
 
 /// How far every number is settled. Numbers that were forgotten above the
 /// floor leave when it passes them.
-pub(super) fn raise_floor(draft: &mut Draft<'_>, system: &str) {
-    let MailboxRow { mut floor, mut forgotten_to, high, .. } = mailbox(draft, system);
-    let (start, end) = (key::number(system, floor + 1), key::number(system, high + 1));
+pub(super) fn raise_floor(draft: &mut Draft<'_>, system: &str, mailbox: &mut MailboxRow) {
+    let (start, end) = (key::number(system, mailbox.floor + 1), key::number(system, mailbox.high + 1));
     let mut forgotten = Vec::new();
     draft.scan(&start, &end, &mut |key, value| {
-        if ended::is(value) {
-            floor += 1;
-            if ended::is_forgotten(value) {
-                forgotten.push(key.to_vec());
-                forgotten_to = floor;
-            }
-            std::ops::ControlFlow::Continue(())
-        } else {
-            std::ops::ControlFlow::Break(())
+        if !ended::is(value) {
+            return std::ops::ControlFlow::Break(());
         }
+        mailbox.floor += 1;
+        if ended::is_forgotten(value) {
+            forgotten.push(key.to_vec());
+            mailbox.forgotten_to = mailbox.floor;
+        }
+        std::ops::ControlFlow::Continue(())
     });
     forgotten.into_iter().for_each(|key| draft.delete(key));
-    edit_mailbox(draft, system, |mailbox| {
-        mailbox.floor = floor;
-        mailbox.forgotten_to = forgotten_to;
-    });
-}
-
-/// Removes a delivery from wherever it waits, with the counts of that place.
-pub(super) fn take_from_queue(
-    draft: &mut Draft<'_>,
-    id: &DeliveryId,
-    delivery: &DeliveryRow,
-    envelope: &EnvelopeRow,
-) {
-    match delivery.state() {
-        DeliveryState::Leased => {
-            draft.delete(key::timer(delivery.due_unix_ms, Timer::Lapse, id));
-            edit_mailbox(draft, &delivery.system, |mailbox| {
-                mailbox.leased = mailbox.leased.saturating_sub(1)
-            });
-            edit_envelope(draft, id.envelope_sequence, |envelope| {
-                envelope.leased_count = envelope.leased_count.saturating_sub(1);
-            });
-        }
-        DeliveryState::Parked => {
-            draft.delete(key::parked(&delivery.system, id));
-            edit_mailbox(draft, &delivery.system, |mailbox| {
-                mailbox.parked = mailbox.parked.saturating_sub(1)
-            });
-        }
-        DeliveryState::Waiting if delivery.due_unix_ms > 0 => {
-            draft.delete(key::backing_off(&delivery.system, delivery.due_unix_ms, delivery.mailbox_sequence));
-        }
-        DeliveryState::Waiting => {
-            let lane = lane_of(envelope.priority());
-            draft.delete(key::ready(&delivery.system, lane, &envelope.sender, delivery.mailbox_sequence));
-        }
-        DeliveryState::Unspecified
-        | DeliveryState::Accepted
-        | DeliveryState::Acknowledged
-        | DeliveryState::Rejected
-        | DeliveryState::Expired
-        | DeliveryState::Withdrawn
-        | DeliveryState::Returned => {}
-    }
 }
 
 pub(super) fn put_ready(
@@ -490,6 +428,7 @@ pub(super) fn put_ready(
 /// long as the envelope keeps them here in any case.
 fn grant_documents(draft: &mut Draft<'_>, at: At, delivery: Option<&record::Delivery>) {
     let Some(delivery) = delivery else { return };
+    let Some(documents) = draft.get(&key::documents(delivery.envelope_sequence)) else { return };
     let Some(envelope) = row::<EnvelopeRow>(draft, &key::envelope(delivery.envelope_sequence)) else {
         return;
     };
@@ -498,7 +437,6 @@ fn grant_documents(draft: &mut Draft<'_>, at: At, delivery: Option<&record::Deli
         (kept, 0) => at.now.saturating_add(kept),
         (kept, settled) => settled.saturating_add(kept),
     };
-    let Some(documents) = draft.get(&key::documents(delivery.envelope_sequence)) else { return };
     for document in documents.chunks_exact(40) {
         let (sha256, size) = document.split_at(32);
         let size = super::tables::number(size);
@@ -577,6 +515,10 @@ pub(super) fn mailbox(read: &dyn Read, system: &str) -> MailboxRow {
 pub(super) fn edit_mailbox(draft: &mut Draft<'_>, system: &str, edit: impl FnOnce(&mut MailboxRow)) {
     let mut mailbox = mailbox(draft, system);
     edit(&mut mailbox);
+    put_mailbox(draft, system, &mailbox);
+}
+
+pub(super) fn put_mailbox(draft: &mut Draft<'_>, system: &str, mailbox: &MailboxRow) {
     draft.put(key::mailbox(system), mailbox.encode_to_vec());
 }
 
@@ -588,22 +530,80 @@ pub(super) fn edit_envelope(draft: &mut Draft<'_>, sequence: u64, edit: impl FnO
     }
 }
 
-fn edit_delivery(
-    draft: &mut Draft<'_>,
-    delivery: Option<&record::Delivery>,
-    edit: impl FnOnce(&mut DeliveryRow),
-) {
-    let Some(id) = delivery.map(delivery_id) else { return };
-    if let Some(mut delivery) = row::<DeliveryRow>(draft, &key::delivery(&id)) {
-        edit(&mut delivery);
-        draft.put(key::delivery(&id), delivery.encode_to_vec());
+/// A delivery with its envelope, changed together.
+pub(super) struct Found {
+    pub(super) id: DeliveryId,
+    pub(super) delivery: DeliveryRow,
+    pub(super) envelope: EnvelopeRow,
+}
+
+impl Found {
+    /// By its id.
+    pub(super) fn by_id(read: &dyn Read, id: &DeliveryId) -> Option<Self> {
+        let mut envelope: EnvelopeRow = row(read, &key::envelope(id.envelope_sequence))?;
+        let delivery = match id.recipient_index {
+            0 => envelope.first.take()?,
+            _ => row(read, &key::delivery(id))?,
+        };
+        Some(Self { id: *id, delivery, envelope })
+    }
+
+    /// The one that a record names.
+    pub(super) fn of(read: &dyn Read, delivery: Option<&record::Delivery>) -> Option<Self> {
+        Self::by_id(read, &delivery_id(delivery?))
+    }
+
+    /// Where it is from now on, and that it waits for no moment there.
+    pub(super) fn becomes(&mut self, state: DeliveryState, at: At) {
+        self.delivery.state = state.into();
+        self.delivery.since_unix_ms = at.now;
+        self.delivery.since_sequence = at.sequence;
+        self.delivery.due_unix_ms = 0;
+    }
+
+    /// Removes it from wherever it waits, with the counts of that place.
+    pub(super) fn take_from_queue(&mut self, draft: &mut Draft<'_>, mailbox: &mut MailboxRow) {
+        let Self { id, delivery, envelope } = self;
+        let DeliveryRow { system, mailbox_sequence, due_unix_ms, .. } = &*delivery;
+        match delivery.state() {
+            DeliveryState::Leased => {
+                draft.delete(key::timer(*due_unix_ms, Timer::Lapse, id));
+                mailbox.leased = mailbox.leased.saturating_sub(1);
+                envelope.leased_count = envelope.leased_count.saturating_sub(1);
+            }
+            DeliveryState::Parked => {
+                draft.delete(key::parked(system, id));
+                mailbox.parked = mailbox.parked.saturating_sub(1);
+            }
+            DeliveryState::Waiting if *due_unix_ms > 0 => {
+                draft.delete(key::backing_off(system, *due_unix_ms, *mailbox_sequence));
+            }
+            DeliveryState::Waiting => {
+                let lane = lane_of(envelope.priority());
+                draft.delete(key::ready(system, lane, &envelope.sender, *mailbox_sequence));
+            }
+            DeliveryState::Unspecified
+            | DeliveryState::Accepted
+            | DeliveryState::Acknowledged
+            | DeliveryState::Rejected
+            | DeliveryState::Expired
+            | DeliveryState::Withdrawn
+            | DeliveryState::Returned => {}
+        }
+    }
+
+    /// Writes both rows.
+    pub(super) fn put(mut self, draft: &mut Draft<'_>) {
+        put_delivery(draft, &self.id, self.delivery, &mut self.envelope);
+        draft.put(key::envelope(self.id.envelope_sequence), self.envelope.encode_to_vec());
     }
 }
 
-pub(super) fn find(
-    draft: &Draft<'_>,
-    delivery: Option<&record::Delivery>,
-) -> Option<(DeliveryId, DeliveryRow, EnvelopeRow)> {
-    let id = delivery_id(delivery?);
-    Some((id, row(draft, &key::delivery(&id))?, row(draft, &key::envelope(id.envelope_sequence))?))
+/// Writes a delivery's row: in that of its envelope, which is written after it,
+/// if it is the first.
+fn put_delivery(draft: &mut Draft<'_>, id: &DeliveryId, delivery: DeliveryRow, envelope: &mut EnvelopeRow) {
+    match id.recipient_index {
+        0 => envelope.first = Some(delivery),
+        _ => draft.put(key::delivery(id), delivery.encode_to_vec()),
+    }
 }

@@ -13,27 +13,20 @@ use axis_proto::{
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
-use prost::Message;
 
 use super::{
+    apply::Found,
     batch::{Batch, remark_cargo},
     command::{Outcome, Signed},
     envelope::key_ids,
     moves, query, retention,
-    tables::{DeliveryRow, EnvelopeRow, Timer, delivery_from, key, number, row},
+    tables::{Timer, deliveries, delivery_from, key, number},
 };
 use crate::{
     error::{Error, Result},
     limits::{self, Millis},
     state::Read,
 };
-
-/// A delivery with its envelope.
-pub(super) struct Found {
-    id: DeliveryId,
-    pub(super) delivery: DeliveryRow,
-    envelope: EnvelopeRow,
-}
 
 impl Found {
     /// As records name it.
@@ -59,16 +52,10 @@ impl Found {
     }
 }
 
-pub(super) fn find(read: &dyn Read, id: &DeliveryId) -> Option<Found> {
-    let delivery = query::delivery(read, id)?;
-    let envelope = query::envelope(read, id.envelope_sequence)?;
-    Some(Found { id: *id, delivery, envelope })
-}
-
 /// A delivery in the caller's own mailbox.
 fn find_own(read: &dyn Read, system: &SystemId, id: &DeliveryId) -> Result<Found> {
     let unknown = || Error::invalid("delivery_id", Reason::DeliveryUnknown, id);
-    let found = find(read, id).ok_or_else(unknown)?;
+    let found = Found::by_id(read, id).ok_or_else(unknown)?;
     if found.delivery.system == system.as_str() {
         return Ok(found);
     }
@@ -97,7 +84,8 @@ pub(super) fn lease(
     let mut sequences = Vec::new();
     for id in deliveries {
         let now = batch.now;
-        let Some(found) = find(&batch.draft, id).filter(|found| found.delivery.system == system.as_str())
+        let Some(found) =
+            Found::by_id(&batch.draft, id).filter(|found| found.delivery.system == system.as_str())
         else {
             continue;
         };
@@ -301,7 +289,7 @@ fn release(batch: &mut Batch<'_>, found: &Found, cause: ReleaseCause, delay_ms: 
         })
     };
     let mut sequences = vec![batch.record(event, &found.sender_feed(), Vec::new())?];
-    if let Some(found) = find(&batch.draft, &found.id) {
+    if let Some(found) = Found::by_id(&batch.draft, &found.id) {
         sequences.extend(moves::follow(batch, &found)?);
     }
     Ok(Outcome::recorded(sequences))
@@ -315,7 +303,8 @@ fn backoff(attempts: u32) -> Millis {
 
 /// A parked delivery by an operator's hand.
 fn find_parked(batch: &Batch<'_>, id: &DeliveryId) -> Result<Found> {
-    let found = find(&batch.draft, id).ok_or_else(|| Error::invalid("delivery_id", Reason::NotFound, id))?;
+    let found =
+        Found::by_id(&batch.draft, id).ok_or_else(|| Error::invalid("delivery_id", Reason::NotFound, id))?;
     if found.delivery.state() != DeliveryState::Parked {
         return Err(Error::invalid("delivery_id", Reason::NotParked, found.delivery.state().as_str_name()));
     }
@@ -392,7 +381,7 @@ pub(super) fn timers(read: &dyn Read, timer: Timer, now_ms: Millis, max: usize) 
 }
 
 fn lapse(batch: &mut Batch<'_>, id: &DeliveryId, due: Millis) -> Vec<u64> {
-    let Some(found) = find(&batch.draft, id) else { return Vec::new() };
+    let Some(found) = Found::by_id(&batch.draft, id) else { return Vec::new() };
     let is_current = found.delivery.state() == DeliveryState::Leased && found.delivery.due_unix_ms == due;
     if !is_current {
         return Vec::new();
@@ -401,7 +390,7 @@ fn lapse(batch: &mut Batch<'_>, id: &DeliveryId, due: Millis) -> Vec<u64> {
 }
 
 fn warn(batch: &mut Batch<'_>, envelope_sequence: u64) -> Option<u64> {
-    let envelope: EnvelopeRow = row(&batch.draft, &key::envelope(envelope_sequence))?;
+    let envelope = query::envelope(&batch.draft, envelope_sequence)?;
     let event = Event::ExpiryWarned(ExpiryWarned {
         envelope_sequence,
         envelope_digest: Bytes::copy_from_slice(&envelope.envelope_digest),
@@ -423,7 +412,7 @@ fn expire(batch: &mut Batch<'_>, envelope_sequence: u64, room: usize, sequences:
         over = unleased(&batch.draft, envelope_sequence, 0, room);
     }
     for id in over {
-        let Some(found) = find(&batch.draft, &id) else { continue };
+        let Some(found) = Found::by_id(&batch.draft, &id) else { continue };
         let event = Event::Expired(Expired { delivery: found.named() });
         sequences.extend(batch.record(event, &found.both_feeds(), Vec::new()));
     }
@@ -432,16 +421,13 @@ fn expire(batch: &mut Batch<'_>, envelope_sequence: u64, room: usize, sequences:
 /// At most `max` deliveries of an envelope, from an index on, that are neither
 /// settled nor on lease.
 fn unleased(read: &dyn Read, envelope_sequence: u64, from: u32, max: usize) -> Vec<DeliveryId> {
-    let first = DeliveryId { envelope_sequence, recipient_index: from };
-    let end = key::end_of(&key::deliveries(envelope_sequence));
     let mut found = Vec::new();
-    read.scan(&key::delivery(&first), &end, &mut |key, value| {
+    deliveries(read, envelope_sequence, from, &mut |id, delivery| {
         if found.len() == max {
             return ControlFlow::Break(());
         }
-        let state = DeliveryRow::decode(value).map(|delivery| delivery.state());
-        if matches!(state, Ok(DeliveryState::Waiting | DeliveryState::Parked)) {
-            found.push(delivery_from(&key[1..]));
+        if matches!(delivery.state(), DeliveryState::Waiting | DeliveryState::Parked) {
+            found.push(id);
         }
         ControlFlow::Continue(())
     });

@@ -16,11 +16,10 @@ use axis_proto::{
 use prost::Message;
 
 use super::{
-    apply::{self, At, edit_mailbox, mailbox},
+    apply::{self, At, Found, edit_mailbox, mailbox},
     batch::Batch,
-    delivery::{Found, find},
     query,
-    tables::{SearchRow, delivery_bytes, delivery_from, ended, key, lane_of, number, row},
+    tables::{SearchRow, delivery_bytes, delivery_from, ended, key, number, row},
 };
 use crate::{
     error::Result,
@@ -82,7 +81,7 @@ pub(super) fn search(batch: &mut Batch<'_>, room: usize) -> Vec<u64> {
                 break;
             }
             up_to = up_to.max(number);
-            let Some(found) = waits.and_then(|id| find(&batch.draft, &id)) else { continue };
+            let Some(found) = waits.and_then(|id| Found::by_id(&batch.draft, &id)) else { continue };
             let agency = &found.delivery.agency;
             let to = match serves.get(agency) {
                 Some(to) => to,
@@ -145,46 +144,42 @@ pub(super) fn searched(draft: &mut Draft<'_>, event: &MailboxSearched) {
 }
 
 pub(super) fn moved(draft: &mut Draft<'_>, at: At, event: &Moved) {
-    let Some((id, mut delivery, envelope)) = apply::find(draft, event.delivery.as_ref()) else { return };
-    let (lane, is_wide) = (lane_of(envelope.priority()), envelope.recipient_count > limits::WIDE_RECIPIENTS);
-    apply::take_from_queue(draft, &id, &delivery, &envelope);
-    let (left, left_number) = (std::mem::take(&mut delivery.system), delivery.mailbox_sequence);
-    draft.put(key::number(&left, left_number), ended::by(&id, Settlement::Moved, at.sequence));
-    draft.put(key::moved(&id, &left, left_number), Vec::new());
+    let Some(mut found) = Found::of(draft, event.delivery.as_ref()) else { return };
+    let is_wide = found.envelope.recipient_count > limits::WIDE_RECIPIENTS;
+    let (left, left_number) = (found.delivery.system.clone(), found.delivery.mailbox_sequence);
+    let mut mailbox = apply::mailbox(draft, &left);
+    found.take_from_queue(draft, &mut mailbox);
+    draft.put(key::number(&left, left_number), ended::by(&found.id, Settlement::Moved, at.sequence));
+    draft.put(key::moved(&found.id, &left, left_number), Vec::new());
     if is_wide {
-        draft.delete(key::received(&left, &id));
+        draft.delete(key::received(&left, &found.id));
     }
-    apply::raise_floor(draft, &left);
-    edit_mailbox(draft, &left, |mailbox| {
-        mailbox.waiting = mailbox.waiting.saturating_sub(1);
-        mailbox.waiting_bytes = mailbox.waiting_bytes.saturating_sub(envelope.bytes);
-        mailbox.lanes[lane] = mailbox.lanes[lane].saturating_sub(1);
-    });
+    apply::raise_floor(draft, &left, &mut mailbox);
+    mailbox.waits_less(&found.envelope);
+    apply::put_mailbox(draft, &left, &mailbox);
 
+    let state = found.delivery.state();
+    found.becomes(state, at);
+    let Found { id, delivery, envelope } = &mut found;
     delivery.system.clone_from(&event.system);
     delivery.mailbox_sequence = event.mailbox_sequence;
-    delivery.since_unix_ms = at.now;
-    delivery.since_sequence = at.sequence;
     delivery.attempts = 0;
     delivery.leases_elsewhere = delivery.leases;
-    delivery.due_unix_ms = 0;
     delivery.has_moved = true;
-    draft.put(key::number(&delivery.system, delivery.mailbox_sequence), delivery_bytes(&id).to_vec());
+    draft.put(key::number(&delivery.system, delivery.mailbox_sequence), delivery_bytes(id).to_vec());
     if is_wide {
-        draft.put(key::received(&delivery.system, &id), Vec::new());
+        draft.put(key::received(&delivery.system, id), Vec::new());
     }
-    let parked = delivery.state() == DeliveryState::Parked;
+    let parked = state == DeliveryState::Parked;
     if parked {
-        draft.put(key::parked(&delivery.system, &id), Vec::new());
+        draft.put(key::parked(&delivery.system, id), Vec::new());
     } else {
-        apply::put_ready(draft, &id, &delivery, &envelope);
+        apply::put_ready(draft, id, delivery, envelope);
     }
     edit_mailbox(draft, &delivery.system, |mailbox| {
         mailbox.high = delivery.mailbox_sequence;
-        mailbox.waiting += 1;
-        mailbox.waiting_bytes += envelope.bytes;
-        mailbox.lanes[lane] += 1;
+        mailbox.waits_more(envelope);
         mailbox.parked += u64::from(parked);
     });
-    draft.put(key::delivery(&id), delivery.encode_to_vec());
+    found.put(draft);
 }

@@ -14,10 +14,15 @@ use axis_proto::{
 use prost::Message;
 
 pub use super::ready::{Turns, ready};
-pub use super::tables::{DeliveryRow, EnvelopeRow, MailboxRow, Meta, PurgeRow, TokenRow, UploadRow};
+pub use super::tables::{
+    DeliveryRow, EnvelopeRow, MailboxRow, Meta, PurgeRow, TokenRow, UploadRow, delivery,
+};
 use super::{
     apply,
-    tables::{AgencyPart, Directory, KeyRow, SystemPart, delivery_from, ended, key, number, row},
+    tables::{
+        AgencyPart, Directory, EnvelopePart, KeyRow, SystemPart, decode, deliveries, delivery_from, ended,
+        key, number, row,
+    },
 };
 use crate::{
     limits::{self, Millis},
@@ -218,6 +223,11 @@ pub fn envelope(read: &dyn Read, sequence: u64) -> Option<EnvelopeRow> {
     row(read, &key::envelope(sequence))
 }
 
+/// What handing an envelope out asks of it.
+pub fn envelope_part(read: &dyn Read, sequence: u64) -> Option<EnvelopePart> {
+    row(read, &key::envelope(sequence))
+}
+
 /// An accepted envelope's record by its sender and id.
 pub fn envelope_by_id(read: &dyn Read, sender: &AgencyCode, id: &EnvelopeId) -> Option<u64> {
     read.get(&key::envelope_id(sender.as_str(), id.as_bytes())).map(|value| number(&value))
@@ -226,11 +236,6 @@ pub fn envelope_by_id(read: &dyn Read, sender: &AgencyCode, id: &EnvelopeId) -> 
 /// Whether an envelope with this one's sender and id was accepted.
 pub fn is_envelope_known(read: &dyn Read, envelope: &Envelope) -> bool {
     read.get(&key::envelope_id(&envelope.sender, &envelope.envelope_id)).is_some()
-}
-
-/// A delivery.
-pub fn delivery(read: &dyn Read, id: &DeliveryId) -> Option<DeliveryRow> {
-    row(read, &key::delivery(id))
 }
 
 /// Whether a record concerns a system: something about its agencies'
@@ -462,15 +467,12 @@ pub fn track(
     if let Some(system) = only_system.filter(|_| wide) {
         return track_wide(read, first, max, system);
     }
-    let end = key::end_of(&key::deliveries(envelope_sequence));
     let (mut found, mut next) = (Vec::new(), 0);
-    read.scan(&key::delivery(&first), &end, &mut |key, value| {
-        let id = delivery_from(&key[1..]);
+    deliveries(read, envelope_sequence, first_index, &mut |id, delivery| {
         if found.len() == max {
             next = id.recipient_index;
             return ControlFlow::Break(());
         }
-        let delivery: DeliveryRow = decode(value);
         if only_system.is_none_or(|system| delivery.system == system.as_str()) {
             found.push(Tracked { id, delivery });
         }
@@ -634,10 +636,6 @@ fn suffixes(read: &dyn Read, prefix: &[u8], max: usize) -> Vec<Vec<u8>> {
         ControlFlow::Continue(())
     });
     found
-}
-
-fn decode<M: Message + Default>(value: &[u8]) -> M {
-    M::decode(value).expect("the state holds only rows that the machine wrote")
 }
 
 fn text(bytes: &[u8]) -> &str {

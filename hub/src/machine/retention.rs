@@ -16,12 +16,12 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::{
-    apply::{At, delivery_of, edit_envelope, edit_mailbox, mailbox},
+    apply::{At, Found, delivery_of, edit_envelope, edit_mailbox, mailbox},
     batch::{Batch, remark_cargo},
     command::Outcome,
-    delivery::{find, timers},
+    delivery::timers,
     query,
-    tables::{DeliveryRow, EnvelopeRow, PurgeRow, Timer, UploadRow, delivery_from, ended, key, number, row},
+    tables::{DeliveryRow, EnvelopeRow, PurgeRow, Timer, UploadRow, deliveries, ended, key, number, row},
 };
 use crate::{
     error::{Error, Refusal, Result},
@@ -167,7 +167,7 @@ pub(super) fn proceed_purge(batch: &mut Batch<'_>, sequence: u64) -> Result<Outc
         open = unsettled(&batch.draft, sequence, 0);
     }
     for id in open {
-        let Some(found) = find(&batch.draft, &id) else { continue };
+        let Some(found) = Found::by_id(&batch.draft, &id) else { continue };
         let event = Returned { delivery: found.named(), operator: purge.confirmed_by.clone() };
         sequences.push(batch.record(Event::Returned(event), &found.both_feeds(), Vec::new())?);
     }
@@ -191,15 +191,13 @@ fn is_purged(envelope: &EnvelopeRow) -> bool {
 
 /// Deliveries of an envelope, from an index on, that are not settled.
 fn unsettled(read: &dyn Read, sequence: u64, from: u32) -> Vec<DeliveryId> {
-    let first = DeliveryId { envelope_sequence: sequence, recipient_index: from };
-    let end = key::end_of(&key::deliveries(sequence));
     let mut found = Vec::new();
-    read.scan(&key::delivery(&first), &end, &mut |key, value| {
+    deliveries(read, sequence, from, &mut |id, delivery| {
         if found.len() == limits::PURGE_RETURNS_MAX {
             return ControlFlow::Break(());
         }
-        if DeliveryRow::decode(value).is_ok_and(|delivery| !delivery.is_settled()) {
-            found.push(delivery_from(&key[1..]));
+        if !delivery.is_settled() {
+            found.push(id);
         }
         ControlFlow::Continue(())
     });
@@ -300,7 +298,11 @@ pub(super) fn forgotten(draft: &mut Draft<'_>, event: &Forgotten) {
         let Some(mut envelope) = row::<EnvelopeRow>(draft, &key::envelope(sequence)) else { continue };
         let first = range.first_recipient_index;
         for recipient_index in first..first.saturating_add(range.recipient_count) {
-            forget_delivery(draft, &DeliveryId { envelope_sequence: sequence, recipient_index });
+            forget_delivery(
+                draft,
+                &DeliveryId { envelope_sequence: sequence, recipient_index },
+                &mut envelope,
+            );
         }
         envelope.forgotten_count += range.recipient_count;
         if envelope.forgotten_count < envelope.recipient_count {
@@ -317,8 +319,10 @@ pub(super) fn forgotten(draft: &mut Draft<'_>, event: &Forgotten) {
     }
 }
 
-fn forget_delivery(draft: &mut Draft<'_>, id: &DeliveryId) {
-    let Some(delivery) = row::<DeliveryRow>(draft, &key::delivery(id)) else { return };
+/// Forgets a delivery; its envelope's row is written by the caller.
+fn forget_delivery(draft: &mut Draft<'_>, id: &DeliveryId, envelope: &mut EnvelopeRow) {
+    let first = if id.recipient_index == 0 { envelope.first.take() } else { None };
+    let Some(delivery) = first.or_else(|| row(draft, &key::delivery(id))) else { return };
     let DeliveryRow { system, mailbox_sequence, .. } = &delivery;
     draft.delete(key::delivery(id));
     draft.delete(key::received(system, id));

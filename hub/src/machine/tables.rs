@@ -4,6 +4,8 @@
 //! A key is a tag byte and its parts: numbers big-endian, texts ended by a
 //! zero byte when something follows. Ids never hold a zero byte.
 
+use std::ops::ControlFlow;
+
 use axis_proto::{
     envelope::v1::{Priority, RecipientKind},
     hub::v1::DeliveryState,
@@ -15,7 +17,7 @@ use prost::Message;
 use crate::state::Read;
 
 /// Raised with every change of a key or row.
-pub const LAYOUT_VERSION: u32 = 6;
+pub const LAYOUT_VERSION: u32 = 7;
 
 /// The one row about the whole.
 #[derive(Clone, PartialEq, Message)]
@@ -145,6 +147,41 @@ pub struct EnvelopeRow {
     /// Whether two operators purge it: it is not handed out any more.
     #[prost(bool, tag = "23")]
     pub purged: bool,
+    /// The delivery to its first recipient, once that is visible: most
+    /// envelopes have one only, and a row less to write with each of its
+    /// changes.
+    #[prost(message, optional, tag = "24")]
+    pub first: Option<DeliveryRow>,
+}
+
+/// A part of [`EnvelopeRow`], read without the rest: what is asked for whenever
+/// it is handed out.
+#[derive(Clone, PartialEq, Message)]
+pub struct EnvelopePart {
+    /// Bytes of the sealed envelope and its documents.
+    #[prost(uint64, tag = "12")]
+    pub bytes: u64,
+    /// The record that erased its content; 0 if it is kept.
+    #[prost(uint64, tag = "20")]
+    erased_sequence: u64,
+    /// Whether two operators purge it.
+    #[prost(bool, tag = "23")]
+    purged: bool,
+}
+
+impl EnvelopePart {
+    /// Whether it is handed to nobody any more.
+    pub fn is_withdrawn(&self) -> bool {
+        self.purged || self.erased_sequence != 0
+    }
+}
+
+/// Another part of it.
+#[derive(Clone, PartialEq, Message)]
+struct FirstDelivery {
+    /// It.
+    #[prost(message, optional, tag = "24")]
+    row: Option<DeliveryRow>,
 }
 
 impl EnvelopeRow {
@@ -312,6 +349,23 @@ pub struct MailboxRow {
     pub forgotten_to: u64,
 }
 
+impl MailboxRow {
+    /// A delivery of an envelope waits in it from now on.
+    pub fn waits_more(&mut self, envelope: &EnvelopeRow) {
+        self.waiting += 1;
+        self.waiting_bytes += envelope.bytes;
+        self.lanes[lane_of(envelope.priority())] += 1;
+    }
+
+    /// A delivery of an envelope does not wait in it any more.
+    pub fn waits_less(&mut self, envelope: &EnvelopeRow) {
+        let lane = &mut self.lanes[lane_of(envelope.priority())];
+        *lane = lane.saturating_sub(1);
+        self.waiting = self.waiting.saturating_sub(1);
+        self.waiting_bytes = self.waiting_bytes.saturating_sub(envelope.bytes);
+    }
+}
+
 /// A signing key and where it last changed.
 #[derive(Clone, PartialEq, Message)]
 pub struct KeyRow {
@@ -358,9 +412,40 @@ pub fn lane_of(priority: Priority) -> usize {
 
 /// Reads a row.
 pub fn row<M: Message + Default>(read: &dyn Read, key: &[u8]) -> Option<M> {
-    let value = read.get(key)?;
-    // The machine wrote it; a state that is damaged is found when it is opened.
-    Some(M::decode(value.as_slice()).expect("the state holds only rows that the machine wrote"))
+    Some(decode(&read.get(key)?))
+}
+
+/// Reads a row's value. The machine wrote it; a state that is damaged is found
+/// when it is opened.
+pub fn decode<M: Message + Default>(value: &[u8]) -> M {
+    M::decode(value).expect("the state holds only rows that the machine wrote")
+}
+
+/// A delivery's row, which is in that of its envelope if it is the first.
+pub fn delivery(read: &dyn Read, id: &DeliveryId) -> Option<DeliveryRow> {
+    match id.recipient_index {
+        0 => row::<FirstDelivery>(read, &key::envelope(id.envelope_sequence))?.row,
+        _ => row(read, &key::delivery(id)),
+    }
+}
+
+/// Visits an envelope's visible deliveries from an index on, in order, until
+/// it breaks.
+pub fn deliveries(
+    read: &dyn Read,
+    envelope_sequence: u64,
+    from: u32,
+    visit: &mut dyn FnMut(DeliveryId, DeliveryRow) -> ControlFlow<()>,
+) {
+    let first = DeliveryId { envelope_sequence, recipient_index: from };
+    if from == 0
+        && let Some(delivery) = delivery(read, &first)
+        && visit(first, delivery).is_break()
+    {
+        return;
+    }
+    let end = key::end_of(&key::deliveries(envelope_sequence));
+    read.scan(&key::delivery(&first), &end, &mut |key, value| visit(delivery_from(&key[1..]), decode(value)));
 }
 
 /// A big-endian number in a key or value.
@@ -513,11 +598,11 @@ pub mod key {
     pub fn pending(sequence: u64) -> Key {
         join(b'p', &[&sequence.to_be_bytes()])
     }
-    /// → DeliveryRow
+    /// → DeliveryRow; the first of an envelope is in its [`super::EnvelopeRow`]
     pub fn delivery(id: &DeliveryId) -> Key {
         join(b'd', &[&delivery_bytes(id)])
     }
-    /// All deliveries of an envelope.
+    /// All deliveries of an envelope but the first.
     pub fn deliveries(sequence: u64) -> Key {
         join(b'd', &[&sequence.to_be_bytes()])
     }

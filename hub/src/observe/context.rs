@@ -267,7 +267,12 @@ pub(super) mod tests {
             consigned_unix_ms: 4_000,
             ..DeliveryRow::default()
         };
-        let envelope = EnvelopeRow { sender: "G22".into(), expires_unix_ms: 9_000, ..EnvelopeRow::default() };
+        let envelope = EnvelopeRow {
+            sender: "G22".into(),
+            expires_unix_ms: 9_000,
+            first: Some(delivery),
+            ..EnvelopeRow::default()
+        };
         let mailbox = MailboxRow {
             high: 1,
             waiting: 1,
@@ -286,7 +291,6 @@ pub(super) mod tests {
             (key::mailbox("tay-ninh"), mailbox.encode_to_vec()),
             (key::number("tay-ninh", 1), delivery_bytes(&id).to_vec()),
             (key::parked("tay-ninh", &id), Vec::new()),
-            (key::delivery(&id), delivery.encode_to_vec()),
             (key::envelope(2), envelope.encode_to_vec()),
         ];
         let state = MemoryState::new();

@@ -43,7 +43,7 @@ use gaps::{Gaps, Moment};
 pub use open::{Found, ahead, distrust, open};
 use redo::Redo;
 use rest::Rest;
-use store::Store;
+use store::{Made, Store};
 
 use super::{
     Changes, Read, State,
@@ -62,6 +62,10 @@ const SNAPSHOT_STEP_KEYS: usize = if cfg!(test) { 37 } else { 50_000 };
 
 /// Longest pause while sled is written; to work so long, that is the disk.
 const REST_MAX: Duration = Duration::from_millis(20);
+
+/// Bytes of blocks that are kept in memory while they are saved; what is more
+/// is made a second time.
+const MADE_BYTES_MAX: usize = if cfg!(test) { 40_000 } else { 16 * 1024 * 1024 };
 
 /// Keys from which on a stopping hub takes no snapshot: two seconds or so.
 const SNAPSHOT_STOP_KEYS: u64 = if cfg!(test) { 2_000 } else { 200_000 };
@@ -360,27 +364,32 @@ impl Shared {
 /// processor's time to others while nobody waits for that.
 struct Progress<'a> {
     shared: &'a Shared,
+    /// Keys of this write that were not reported yet, and halves of them that
+    /// are done.
+    left: usize,
     halves: usize,
     since: Instant,
 }
 
 impl<'a> Progress<'a> {
-    fn new(shared: &'a Shared) -> Self {
-        Self { shared, halves: 0, since: Instant::now() }
+    fn new(shared: &'a Shared, keys: usize) -> Self {
+        Self { shared, left: keys, halves: 0, since: Instant::now() }
     }
 
     fn step(&mut self, halves: usize) {
         self.halves += halves;
         if self.halves >= 1_024 {
-            self.report();
+            self.report(self.halves / 2);
+            self.halves %= 2;
             self.rest();
             self.since = Instant::now();
         }
     }
 
-    fn report(&mut self) {
-        self.shared.waiting.fetch_sub(self.halves / 2, Ordering::Relaxed);
-        self.halves %= 2;
+    fn report(&mut self, keys: usize) {
+        let keys = keys.min(self.left);
+        self.left -= keys;
+        self.shared.waiting.fetch_sub(keys, Ordering::Relaxed);
         // under the lock of those who wait, so that none misses it
         let orders = self.shared.orders();
         self.shared.room.notify_all();
@@ -402,7 +411,7 @@ impl<'a> Progress<'a> {
 
 impl Drop for Progress<'_> {
     fn drop(&mut self) {
-        self.report();
+        self.report(self.left);
     }
 }
 
@@ -538,7 +547,7 @@ impl Writer {
     /// As [`Self::write`] where a crash means to begin again.
     fn fill(&mut self, flushing: &Changes, applied: u64) -> io::Result<()> {
         let shared = self.shared.clone();
-        let mut progress = Progress::new(&shared);
+        let mut progress = Progress::new(&shared, flushing.len());
         let fingerprint = &mut self.marker.fingerprint;
         shared.store.fill(changes(flushing), &mut |key, was, is| {
             fingerprint.change(key, was, is);
@@ -554,10 +563,11 @@ impl Writer {
         let store = &shared.store;
         let mut after = Marker { applied, ..self.marker };
         // half of a key's cost is to find out what it was
-        let mut progress = Progress::new(&shared);
+        let mut progress = Progress::new(&shared, flushing.len());
         // Crash before the redo file is whole: sled has nothing of it. After:
         // opening completes it. Without one, opening would have to rebuild.
         let mut redo = Redo::begin(&shared.options.dir, &self.marker);
+        let mut made = Made::new(MADE_BYTES_MAX);
         let taking = &mut self.taking;
         store.edit(
             changes(flushing),
@@ -570,11 +580,18 @@ impl Writer {
             },
             &mut |name, block| {
                 redo.block(name, block);
+                made.add(name, block);
                 Ok(())
             },
         )?;
         self.saved(redo.finish(&after));
-        store.fill(changes(flushing), &mut |_, _, _| progress.step(1))?;
+        match made.len() {
+            Some(blocks) => {
+                let each = flushing.len() / blocks.max(1);
+                store.write_made(made, &mut || progress.step(each))?;
+            }
+            None => store.fill(changes(flushing), &mut |_, _, _| progress.step(1))?,
+        }
         drop(progress);
         store.finish(&after)?;
         self.marker = after;

@@ -62,6 +62,36 @@ pub(super) enum Looked {
 /// A block and its name.
 type Block = (::sled::IVec, ::sled::IVec);
 
+/// What [`Store::edit`] made of blocks, to be written once it is saved: kept in
+/// memory up to so many bytes, and made again beyond them.
+pub(super) struct Made {
+    blocks: Vec<(::sled::IVec, Option<::sled::IVec>)>,
+    bytes: usize,
+    max: usize,
+}
+
+impl Made {
+    /// Nothing yet.
+    pub(super) fn new(max: usize) -> Self {
+        Self { blocks: Vec::new(), bytes: 0, max }
+    }
+
+    /// Adds a block.
+    pub(super) fn add(&mut self, name: &[u8], block: Option<&[u8]>) {
+        self.bytes += name.len() + block.map_or(0, <[u8]>::len);
+        if self.bytes <= self.max {
+            self.blocks.push((name.into(), block.map(Into::into)));
+        } else {
+            self.blocks = Vec::new();
+        }
+    }
+
+    /// How many there are; `None` if they were too many to keep.
+    pub(super) fn len(&self) -> Option<usize> {
+        (self.bytes <= self.max).then_some(self.blocks.len())
+    }
+}
+
 /// An open database.
 pub(super) struct Store {
     db: ::sled::Db,
@@ -139,6 +169,19 @@ impl Store {
 
     /// Sets or removes a block. Neither atomic with others nor durable yet.
     pub(super) fn write(&self, name: &[u8], block: Option<&[u8]>) -> io::Result<()> {
+        self.put(name, block.map(Into::into))
+    }
+
+    /// As [`Self::write`], all of them; tells of each.
+    pub(super) fn write_made(&self, made: Made, told: &mut dyn FnMut()) -> io::Result<()> {
+        for (name, block) in made.blocks {
+            self.put(&name, block)?;
+            told();
+        }
+        Ok(())
+    }
+
+    fn put(&self, name: &[u8], block: Option<::sled::IVec>) -> io::Result<()> {
         match block {
             Some(block) => self.db.insert(name, block),
             None => self.db.remove(name),
