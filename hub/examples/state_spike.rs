@@ -205,7 +205,8 @@ fn main() -> io::Result<()> {
     }
 }
 
-/// What accepting one envelope for one recipient writes.
+/// About what accepting one envelope for one recipient wrote when the store was
+/// chosen.
 fn accept(put: &mut dyn FnMut(Vec<u8>, Vec<u8>), number: u64) {
     let row = |length: usize| number.to_be_bytes().repeat(length / 8);
     put(key(b'e', number, 0), row(120));

@@ -60,7 +60,7 @@ pub fn apply(draft: &mut Draft<'_>, record: &Record, entry: &Entry) -> Result<()
         Some(Event::LateAccepted(event)) => {
             if let Some(mut found) = Found::of(draft, event.delivery.as_ref()) {
                 found.delivery.late_sequence = at.sequence;
-                found.put(draft);
+                found.put_delivery(draft);
             }
             grant_documents(draft, at, event.delivery.as_ref());
         }
@@ -302,7 +302,7 @@ fn lease_extended(draft: &mut Draft<'_>, event: &record::LeaseExtended) {
     draft.delete(key::timer(found.delivery.due_unix_ms, Timer::Lapse, &found.id));
     found.delivery.due_unix_ms = event.lease_until_unix_ms;
     draft.put(key::timer(found.delivery.due_unix_ms, Timer::Lapse, &found.id), Vec::new());
-    found.put(draft);
+    found.put_delivery(draft);
 }
 
 fn released(draft: &mut Draft<'_>, at: At, event: &record::Released) {
@@ -337,7 +337,7 @@ fn requeued(draft: &mut Draft<'_>, at: At, delivery: Option<&record::Delivery>) 
     found.delivery.attempts = 0;
     put_ready(draft, &found.id, &found.delivery, &found.envelope);
     put_mailbox(draft, &found.delivery.system, &mailbox);
-    found.put(draft);
+    found.put_delivery(draft);
 }
 
 fn expired(draft: &mut Draft<'_>, at: At, delivery: Option<&record::Delivery>) {
@@ -534,6 +534,7 @@ pub(super) fn edit_envelope(draft: &mut Draft<'_>, sequence: u64, edit: impl FnO
 pub(super) struct Found {
     pub(super) id: DeliveryId,
     pub(super) delivery: DeliveryRow,
+    /// Without its first delivery, if that is this one.
     pub(super) envelope: EnvelopeRow,
 }
 
@@ -592,6 +593,14 @@ impl Found {
         }
     }
 
+    /// Writes the delivery, whose envelope has not changed.
+    fn put_delivery(mut self, draft: &mut Draft<'_>) {
+        match self.id.recipient_index {
+            0 => self.put(draft),
+            _ => put_delivery(draft, &self.id, self.delivery, &mut self.envelope),
+        }
+    }
+
     /// Writes both rows.
     pub(super) fn put(mut self, draft: &mut Draft<'_>) {
         put_delivery(draft, &self.id, self.delivery, &mut self.envelope);
@@ -606,4 +615,20 @@ fn put_delivery(draft: &mut Draft<'_>, id: &DeliveryId, delivery: DeliveryRow, e
         0 => envelope.first = Some(delivery),
         _ => draft.put(key::delivery(id), delivery.encode_to_vec()),
     }
+}
+
+/// Removes a delivery's row; from that of its envelope, which is written after
+/// it, if it is the first.
+pub(super) fn take_delivery(
+    draft: &mut Draft<'_>,
+    id: &DeliveryId,
+    envelope: &mut EnvelopeRow,
+) -> Option<DeliveryRow> {
+    if id.recipient_index == 0 {
+        return envelope.first.take();
+    }
+    let key = key::delivery(id);
+    let delivery = row(draft, &key)?;
+    draft.delete(key);
+    Some(delivery)
 }

@@ -461,10 +461,12 @@ pub fn track(
     max: usize,
     only_system: Option<&SystemId>,
 ) -> (Vec<Tracked>, u32) {
-    let wide =
-        envelope(read, envelope_sequence).is_some_and(|row| row.recipient_count > limits::WIDE_RECIPIENTS);
-    let first = DeliveryId { envelope_sequence, recipient_index: first_index };
-    if let Some(system) = only_system.filter(|_| wide) {
+    let is_wide = || {
+        let envelope = envelope_part(read, envelope_sequence);
+        envelope.is_some_and(|envelope| envelope.recipient_count > limits::WIDE_RECIPIENTS)
+    };
+    if let Some(system) = only_system.filter(|_| is_wide()) {
+        let first = DeliveryId { envelope_sequence, recipient_index: first_index };
         return track_wide(read, first, max, system);
     }
     let (mut found, mut next) = (Vec::new(), 0);

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::{
-    apply::{At, Found, delivery_of, edit_envelope, edit_mailbox, mailbox},
+    apply::{At, Found, delivery_of, edit_envelope, edit_mailbox, mailbox, take_delivery},
     batch::{Batch, remark_cargo},
     command::Outcome,
     delivery::timers,
@@ -321,10 +321,8 @@ pub(super) fn forgotten(draft: &mut Draft<'_>, event: &Forgotten) {
 
 /// Forgets a delivery; its envelope's row is written by the caller.
 fn forget_delivery(draft: &mut Draft<'_>, id: &DeliveryId, envelope: &mut EnvelopeRow) {
-    let first = if id.recipient_index == 0 { envelope.first.take() } else { None };
-    let Some(delivery) = first.or_else(|| row(draft, &key::delivery(id))) else { return };
+    let Some(delivery) = take_delivery(draft, id, envelope) else { return };
     let DeliveryRow { system, mailbox_sequence, .. } = &delivery;
-    draft.delete(key::delivery(id));
     draft.delete(key::received(system, id));
     let how = ended::forgotten(id, delivery.settlement(), delivery.since_sequence);
     forget_number(draft, system, *mailbox_sequence, how);

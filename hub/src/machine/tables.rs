@@ -158,6 +158,9 @@ pub struct EnvelopeRow {
 /// it is handed out.
 #[derive(Clone, PartialEq, Message)]
 pub struct EnvelopePart {
+    /// How many recipients it has.
+    #[prost(uint32, tag = "9")]
+    pub recipient_count: u32,
     /// Bytes of the sealed envelope and its documents.
     #[prost(uint64, tag = "12")]
     pub bytes: u64,
@@ -179,6 +182,9 @@ impl EnvelopePart {
 /// Another part of it.
 #[derive(Clone, PartialEq, Message)]
 struct FirstDelivery {
+    /// How many recipients the envelope has.
+    #[prost(uint32, tag = "9")]
+    recipient_count: u32,
     /// It.
     #[prost(message, optional, tag = "24")]
     row: Option<DeliveryRow>,
@@ -349,6 +355,7 @@ pub struct MailboxRow {
     pub forgotten_to: u64,
 }
 
+/// Of a row with all of its lanes, as `apply::mailbox` reads it.
 impl MailboxRow {
     /// A delivery of an envelope waits in it from now on.
     pub fn waits_more(&mut self, envelope: &EnvelopeRow) {
@@ -438,11 +445,13 @@ pub fn deliveries(
     visit: &mut dyn FnMut(DeliveryId, DeliveryRow) -> ControlFlow<()>,
 ) {
     let first = DeliveryId { envelope_sequence, recipient_index: from };
-    if from == 0
-        && let Some(delivery) = delivery(read, &first)
-        && visit(first, delivery).is_break()
-    {
-        return;
+    if from == 0 {
+        let envelope: Option<FirstDelivery> = row(read, &key::envelope(envelope_sequence));
+        let FirstDelivery { recipient_count, row } = envelope.unwrap_or_default();
+        let broke = row.is_some_and(|delivery| visit(first, delivery).is_break());
+        if broke || recipient_count <= 1 {
+            return;
+        }
     }
     let end = key::end_of(&key::deliveries(envelope_sequence));
     read.scan(&key::delivery(&first), &end, &mut |key, value| visit(delivery_from(&key[1..]), decode(value)));

@@ -63,8 +63,8 @@ const SNAPSHOT_STEP_KEYS: usize = if cfg!(test) { 37 } else { 50_000 };
 /// Longest pause while sled is written; to work so long, that is the disk.
 const REST_MAX: Duration = Duration::from_millis(20);
 
-/// Bytes of blocks that are kept in memory while they are saved; what is more
-/// is made a second time.
+/// Bytes of blocks that are kept in memory while they are saved: a usual write
+/// has half of it. Those of a larger one are made a second time.
 const MADE_BYTES_MAX: usize = if cfg!(test) { 40_000 } else { 16 * 1024 * 1024 };
 
 /// Keys from which on a stopping hub takes no snapshot: two seconds or so.
@@ -562,7 +562,7 @@ impl Writer {
         let shared = self.shared.clone();
         let store = &shared.store;
         let mut after = Marker { applied, ..self.marker };
-        // half of a key's cost is to find out what it was
+        // half of a key's cost, or more, is to find out what it was
         let mut progress = Progress::new(&shared, flushing.len());
         // Crash before the redo file is whole: sled has nothing of it. After:
         // opening completes it. Without one, opening would have to rebuild.
@@ -585,10 +585,14 @@ impl Writer {
             },
         )?;
         self.saved(redo.finish(&after));
-        match made.len() {
+        match made.kept() {
             Some(blocks) => {
-                let each = flushing.len() / blocks.max(1);
-                store.write_made(made, &mut || progress.step(each))?;
+                let (keys, all, mut written) = (flushing.len(), blocks.len(), 0);
+                store.write_kept(blocks, &mut || {
+                    let before = keys * written / all;
+                    written += 1;
+                    progress.step(keys * written / all - before);
+                })?;
             }
             None => store.fill(changes(flushing), &mut |_, _, _| progress.step(1))?,
         }

@@ -36,6 +36,8 @@ use crate::state::{
 /// sled's segments: large, so that no leaf becomes a file of its own, which
 /// sled would not sync.
 pub(super) const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
+/// What a block in memory takes beside its bytes and its name.
+const BLOCK_OVERHEAD_BYTES: usize = 100;
 /// How often, and how long apart, the lock of a database that was just closed
 /// is tried.
 const LOCK_TRIES: u32 = 200;
@@ -62,10 +64,13 @@ pub(super) enum Looked {
 /// A block and its name.
 type Block = (::sled::IVec, ::sled::IVec);
 
-/// What [`Store::edit`] made of blocks, to be written once it is saved: kept in
-/// memory up to so many bytes, and made again beyond them.
+/// A block's name and what becomes of it.
+type Becomes = (::sled::IVec, Option<::sled::IVec>);
+
+/// What [`Store::edit`] made of blocks, kept in memory until it is saved, if it
+/// is not more than so many bytes.
 pub(super) struct Made {
-    blocks: Vec<(::sled::IVec, Option<::sled::IVec>)>,
+    blocks: Vec<Becomes>,
     bytes: usize,
     max: usize,
 }
@@ -78,7 +83,7 @@ impl Made {
 
     /// Adds a block.
     pub(super) fn add(&mut self, name: &[u8], block: Option<&[u8]>) {
-        self.bytes += name.len() + block.map_or(0, <[u8]>::len);
+        self.bytes += name.len() + block.map_or(0, <[u8]>::len) + BLOCK_OVERHEAD_BYTES;
         if self.bytes <= self.max {
             self.blocks.push((name.into(), block.map(Into::into)));
         } else {
@@ -86,9 +91,10 @@ impl Made {
         }
     }
 
-    /// How many there are; `None` if they were too many to keep.
-    pub(super) fn len(&self) -> Option<usize> {
-        (self.bytes <= self.max).then_some(self.blocks.len())
+    /// All of them; `None` if they were too many to keep, and must be made
+    /// again.
+    pub(super) fn kept(self) -> Option<Vec<Becomes>> {
+        (self.bytes <= self.max).then_some(self.blocks)
     }
 }
 
@@ -172,9 +178,9 @@ impl Store {
         self.put(name, block.map(Into::into))
     }
 
-    /// As [`Self::write`], all of them; tells of each.
-    pub(super) fn write_made(&self, made: Made, told: &mut dyn FnMut()) -> io::Result<()> {
-        for (name, block) in made.blocks {
+    /// As [`Self::write`], many of them; tells of each.
+    pub(super) fn write_kept(&self, blocks: Vec<Becomes>, told: &mut dyn FnMut()) -> io::Result<()> {
+        for (name, block) in blocks {
             self.put(&name, block)?;
             told();
         }
@@ -374,4 +380,46 @@ pub(super) fn panicked(panic: &(dyn Any + Send)) -> io::Error {
 
 fn is_locked(error: &io::Error) -> bool {
     error.to_string().contains("could not acquire lock")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn blocks_that_are_kept_are_those_that_would_be_made_again() {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let [kept, again] = dirs.each_ref().map(|dir| Store::open(dir.path(), 1 << 20).unwrap());
+        let blocks = |store: &Store| -> Vec<Block> {
+            store.blocks(FIRST_KEY, &[]).collect::<io::Result<_>>().unwrap()
+        };
+        let seed = fastrand::u64(..);
+        println!("seed {seed}");
+        let mut random = fastrand::Rng::with_seed(seed);
+        for _ in 0..30 {
+            let changes: BTreeMap<Key, Option<Value>> = std::iter::repeat_with(|| {
+                let key = format!("{}{:03}", random.choice(["a", "b"]).unwrap(), random.u16(..400));
+                let value = random.bool().then(|| vec![random.u8(..); random.usize(..60)]);
+                (key.into_bytes(), value)
+            })
+            .take(100)
+            .collect();
+            let changes = || changes.iter().map(|(key, value)| (key.as_slice(), value.as_deref()));
+            let (mut made, mut too_many) = (Made::new(usize::MAX), Made::new(BLOCK_OVERHEAD_BYTES));
+            let mut put = |name: &[u8], block: Option<&[u8]>| {
+                made.add(name, block);
+                too_many.add(name, block);
+                Ok(())
+            };
+            kept.edit(changes(), &mut |_, _, _| {}, &mut put).unwrap();
+            let made = made.kept().unwrap();
+            let (count, mut told) = (made.len(), 0);
+            kept.write_kept(made, &mut || told += 1).unwrap();
+            assert!(told == count && too_many.kept().is_none());
+            again.fill(changes(), &mut |_, _, _| {}).unwrap();
+            assert_eq!(blocks(&kept), blocks(&again));
+        }
+    }
 }
