@@ -114,7 +114,7 @@ enum Work {
     Streaming,
     /// Half the rate of `streaming`, open loop
     Half,
-    /// `Unary` and `Streaming` again, with what does the least that a hub can do
+    /// `Unary`, `Streaming` and half of that again, with what does the least that a hub can do
     Least,
 }
 
@@ -204,9 +204,16 @@ fn least(table: &mut Table, pace: Pace, dir: &Path, hub: &Target) -> anyhow::Res
         let measured = target.piloted(pace, SENDERS, &to, |signed, pace| unary(&target, signed, pace));
         Ok(vec![("the least, unary", runtime.block_on(measured)?)])
     })?;
+    let mut rate = 0.0;
     bracketed(table, pace, || {
         let measured = target.piloted(pace, SENDERS, &to, |signed, pace| stream(&target, signed, pace));
-        Ok(vec![("the least, streaming", runtime.block_on(measured)?)])
+        let measured = runtime.block_on(measured)?;
+        rate = measured.rate();
+        Ok(vec![("the least, streaming", measured)])
+    })?;
+    bracketed(table, pace, || {
+        let measured = runtime.block_on(half_of(rate, &target, &to, pace))?;
+        Ok(vec![("the least, half its rate, open loop", measured)])
     })
 }
 
@@ -263,9 +270,7 @@ impl Work {
                         .await?
                         .rate(),
                 };
-                let count = rate / 2.0 * (pace.warm + pace.run).as_secs_f64() + 1_000.0;
-                let signed = bench.target.signed(SENDERS, &idle, count as usize);
-                let measured = half(&bench.target, signed, pace, rate / 2.0).await?;
+                let measured = half_of(rate, &bench.target, &idle, pace).await?;
                 Ok(vec![("submit, streaming, half the rate, open loop", measured)])
             }
             // not of this hub: see `least`
@@ -502,13 +507,11 @@ async fn stream(target: &Arc<Target>, signed: Arc<Signed>, pace: Pace) -> anyhow
     Ok(watch("streaming", pace, target.pid, &tally, all(lanes)).await?.0)
 }
 
-/// A rate that does not wait, on the same streams.
-async fn half(
-    target: &Arc<Target>,
-    signed: Arc<Signed>,
-    pace: Pace,
-    per_second: f64,
-) -> anyhow::Result<Measured> {
+/// Half of a rate, which does not wait, on the same streams.
+async fn half_of(rate: f64, target: &Arc<Target>, to: &[String], pace: Pace) -> anyhow::Result<Measured> {
+    let per_second = rate / 2.0;
+    let count = per_second * (pace.warm + pace.run).as_secs_f64() + 1_000.0;
+    let signed = target.signed(SENDERS, to, count as usize);
     type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<SubmitResponse>>>>;
     let mut lanes: Vec<(mpsc::UnboundedSender<SubmitStreamRequest>, Waiting)> = Vec::new();
     let mut readers: JoinSet<anyhow::Result<()>> = JoinSet::new();
