@@ -63,8 +63,8 @@ const SNAPSHOT_STEP_KEYS: usize = if cfg!(test) { 37 } else { 50_000 };
 /// Longest pause while sled is written; to work so long, that is the disk.
 const REST_MAX: Duration = Duration::from_millis(20);
 
-/// Bytes of blocks that are kept in memory while they are saved: a usual write
-/// has half of it. Those of a larger one are made a second time.
+/// Bytes of blocks that are kept in memory while they are saved. Those of a
+/// larger write are made a second time.
 const MADE_BYTES_MAX: usize = if cfg!(test) { 40_000 } else { 16 * 1024 * 1024 };
 
 /// Keys from which on a stopping hub takes no snapshot: two seconds or so.
@@ -562,7 +562,7 @@ impl Writer {
         let shared = self.shared.clone();
         let store = &shared.store;
         let mut after = Marker { applied, ..self.marker };
-        // half of a key's cost, or more, is to find out what it was
+        // finding out what a key was counts as half of it
         let mut progress = Progress::new(&shared, flushing.len());
         // Crash before the redo file is whole: sled has nothing of it. After:
         // opening completes it. Without one, opening would have to rebuild.
