@@ -15,7 +15,7 @@
 //!
 //! A row that is added again is another round: it shows the median, with the
 //! lowest and highest beside it. In JSON a figure is
-//! `profiles.<name>.tables.<table>.<row>.<figure>.median`, beside `lowest` and
+//! `profiles.<name>.tables.<table>.<row>.<figure>.median`, beside `lowest`,
 //! `highest`; a figure's name there has `_` for all but letters and digits, and
 //! `us` for µs: `hub_cpu_us`, `p99_9_ms`.
 
@@ -170,20 +170,21 @@ impl Table {
 }
 
 /// A figure over several rounds.
-struct Of {
+struct Of<'a> {
     median: f64,
     lowest: f64,
     highest: f64,
+    rounds: &'a [f64],
 }
 
-impl Of {
-    fn rounds(rounds: &[f64]) -> Self {
+impl<'a> Of<'a> {
+    fn rounds(rounds: &'a [f64]) -> Self {
         let mut sorted = rounds.to_vec();
         sorted.sort_unstable_by(f64::total_cmp);
         let at = |place: usize| sorted.get(place).copied().unwrap_or(f64::NAN);
         let (middle, last) = (sorted.len() / 2, sorted.len().saturating_sub(1));
         let median = if sorted.len() % 2 == 1 { at(middle) } else { (at(last / 2) + at(middle)) / 2.0 };
-        Self { median, lowest: at(0), highest: at(last) }
+        Self { median, lowest: at(0), highest: at(last), rounds }
     }
 
     fn show(&self) -> String {
@@ -192,7 +193,7 @@ impl Of {
     }
 
     fn json(&self) -> Value {
-        json!({ "median": self.median, "lowest": self.lowest, "highest": self.highest })
+        json!({ "median": self.median, "lowest": self.lowest, "highest": self.highest, "rounds": self.rounds })
     }
 }
 

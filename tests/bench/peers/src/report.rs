@@ -96,28 +96,27 @@ impl Report {
         self.words.push(words);
     }
 
-    /// Over all rounds, of one row: the median, lowest and highest.
+    /// The rounds of one row, in order.
+    fn rounds<'a>(&'a self, work: Work, peer: &'a str) -> impl Iterator<Item = &'a Measured> {
+        self.measured.iter().filter(move |one| one.figures.work == work.name() && one.figures.peer == peer)
+    }
+
+    /// Over all rounds, of one row.
     fn of(&self, work: Work, peer: &str, figure: impl Fn(&Measured) -> Option<f64>) -> Option<Spread> {
-        let mut rounds: Vec<f64> = self
-            .measured
-            .iter()
-            .filter(|one| one.figures.work == work.name() && one.figures.peer == peer)
-            .filter_map(figure)
-            .collect();
-        rounds.sort_unstable_by(f64::total_cmp);
-        let (middle, lowest, highest) = (rounds.len() / 2, *rounds.first()?, *rounds.last()?);
-        let median =
-            if rounds.len() % 2 == 1 { rounds[middle] } else { (rounds[middle - 1] + rounds[middle]) / 2.0 };
-        Some(Spread { median, lowest, highest })
+        Spread::over(self.rounds(work, peer).filter_map(figure).collect())
     }
 
     fn rate(&self, work: Work, peer: &str) -> Option<Spread> {
         self.of(work, peer, |one| Some(one.figures.per_second))
     }
 
-    /// Axis against another, of a work.
-    fn ratio(&self, work: Work, axis: &str, peer: &str) -> Option<f64> {
-        Some(self.rate(work, axis)?.median / self.rate(work, peer)?.median)
+    /// Axis against another, of a work: by round, for what the machine can do
+    /// changes from one to the next, and only neighbours met the same.
+    fn ratios(&self, work: Work, axis: &str, peer: &str) -> Vec<f64> {
+        let theirs = |round| self.rounds(work, peer).find(|other| other.round == round);
+        self.rounds(work, axis)
+            .filter_map(|ours| Some(ours.figures.per_second / theirs(ours.round)?.figures.per_second))
+            .collect()
     }
 
     /// For people.
@@ -165,9 +164,11 @@ impl Report {
                 show(self.of(work, about.peer, |one| Some(one.syncs_per_second))),
             ];
             for axis in &axes {
-                let ratio =
-                    self.ratio(work, axis.peer, about.peer).filter(|_| !about.peer.starts_with("axis"));
-                cells.push(ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}")));
+                let ratios = match about.peer.starts_with("axis") {
+                    true => Vec::new(),
+                    false => self.ratios(work, axis.peer, about.peer),
+                };
+                cells.push(show(Spread::over(ratios)));
             }
             cells.push(about.lacks.to_owned());
             let _infallible = writeln!(text, "| {} |", cells.join(" | "));
@@ -204,7 +205,7 @@ impl Report {
             "Bodies of 4 KiB to {RECIPIENTS} recipients, servers and load on the same processors, all on 127.0.0.1; \
              {tls}. Medians of rounds in turns (lowest–highest), {} s each after a warm-up. Brokers have {UNDER_WAY} \
              under way, and {CYCLES_UNDER_WAY} whole cycles; Axis verifies each signature, and its recipients sign \
-             each acknowledgement and get receipts. Axis is × says how often its rate is the row's.",
+             each acknowledgement and get receipts. Axis is × says how often its rate is the row's, round by round.",
             self.common.seconds,
         )
     }
@@ -218,7 +219,7 @@ impl Report {
                 let of = |figure: fn(&Measured) -> Option<f64>| self.of(*work, about.peer, figure);
                 let ratios: BTreeMap<_, _> = ["axis", "axis-unary"]
                     .into_iter()
-                    .filter_map(|axis| Some((axis, self.ratio(*work, axis, about.peer)?)))
+                    .filter_map(|axis| Some((axis, Spread::over(self.ratios(*work, axis, about.peer))?)))
                     .collect();
                 let row = json!({
                     "title": about.title,
@@ -256,6 +257,15 @@ struct Spread {
 }
 
 impl Spread {
+    /// Nothing of no rounds.
+    fn over(mut rounds: Vec<f64>) -> Option<Self> {
+        rounds.sort_unstable_by(f64::total_cmp);
+        let (middle, lowest, highest) = (rounds.len() / 2, *rounds.first()?, *rounds.last()?);
+        let median =
+            if rounds.len() % 2 == 1 { rounds[middle] } else { (rounds[middle - 1] + rounds[middle]) / 2.0 };
+        Some(Self { median, lowest, highest })
+    }
+
     fn show(self) -> String {
         let (median, lowest, highest) = (rounded(self.median), rounded(self.lowest), rounded(self.highest));
         if lowest == highest { median } else { format!("{median} ({lowest}–{highest})") }
@@ -288,11 +298,11 @@ fn command() -> String {
 mod tests {
     use super::*;
 
-    fn report(rates: &[(&str, f64)]) -> Report {
+    fn report(rates: &[(u32, &str, f64)]) -> Report {
         let common =
             Common { seconds: 1, plain: false, dir: None, works: Vec::new(), places: Default::default() };
         let mut report = Report::begin(&common).expect("a directory");
-        for (round, (peer, per_second)) in rates.iter().enumerate() {
+        for (round, peer, per_second) in rates {
             let figures = Figures {
                 peer: (*peer).to_owned(),
                 work: "cycle".to_owned(),
@@ -303,19 +313,27 @@ mod tests {
                 cpu_us_each: None,
                 seconds: 1.0,
             };
-            report.add(Measured { round: round as u32, syncs_per_second: 1_000.0, figures });
+            report.add(Measured { round: *round, syncs_per_second: 1_000.0, figures });
         }
         report
     }
 
     #[test]
-    fn ratios_are_of_medians() {
-        let report = report(&[("axis", 100.0), ("rabbitmq", 300.0), ("axis", 900.0), ("axis", 150.0)]);
-        assert_eq!(report.ratio(Work::Cycle, "axis", "rabbitmq"), Some(0.5));
+    fn ratios_are_of_what_ran_in_the_same_round() {
+        let report = report(&[
+            (1, "axis", 100.0),
+            (1, "rabbitmq", 200.0),
+            (2, "rabbitmq", 450.0),
+            (2, "axis", 900.0),
+            (3, "axis", 150.0),
+            (3, "rabbitmq", 600.0),
+            (4, "axis", 700.0),
+        ]);
+        assert_eq!(report.ratios(Work::Cycle, "axis", "rabbitmq"), [0.5, 2.0, 0.25]);
         let table = report.table(Work::Cycle);
-        assert!(table.contains("| 150 (100–900) | 1.00 | 2.00 |  | 1 000 |  |"), "{table}");
-        assert!(table.contains("| 0.50 | signatures, evidence, receipts, dedupe;"), "{table}");
+        assert!(table.contains("| 425 (100–900) | 1.00 | 2.00 |  | 1 000 |  |"), "{table}");
+        assert!(table.contains("| 0.50 (0.25–2.00) | signatures, evidence, receipts, dedupe;"), "{table}");
         assert_eq!(report.table(Work::One), "", "what was not measured has no table");
-        assert_eq!(report.json("now")["works"]["cycle"]["rabbitmq"]["ratio"]["axis"], 0.5);
+        assert_eq!(report.json("now")["works"]["cycle"]["rabbitmq"]["ratio"]["axis"]["median"], 0.5);
     }
 }
