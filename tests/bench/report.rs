@@ -16,8 +16,9 @@
 //! A row that is added again is another round: it shows the median, with the
 //! lowest and highest beside it. In JSON a figure is
 //! `profiles.<name>.tables.<table>.<row>.<figure>.median`, beside `lowest`,
-//! `highest`; a figure's name there has `_` for all but letters and digits, and
-//! `us` for µs: `hub_cpu_us`, `p99_9_ms`.
+//! `highest` and `rounds`, those that have the figure, in order; its name there
+//! has `_` for all but letters and digits, and `us` for µs: `hub_cpu_us`,
+//! `p99_9_ms`.
 
 use std::{
     collections::BTreeMap,

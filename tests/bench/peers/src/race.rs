@@ -1,5 +1,6 @@
 //! All contestants in turns, on one disk in one run: each round begins with
-//! another, and the disk is asked before each. Figures are medians.
+//! another, and the disk is asked before each. Figures are medians,
+//! ratios those of what ran in the same round.
 
 use std::{
     path::{Path, PathBuf},

@@ -110,8 +110,8 @@ impl Report {
         self.of(work, peer, |one| Some(one.figures.per_second))
     }
 
-    /// Axis against another, of a work: by round, for what the machine can do
-    /// changes from one to the next, and only neighbours met the same.
+    /// Axis against another, of a work: by round, because rounds are minutes
+    /// apart, and turns within one are less.
     fn ratios(&self, work: Work, axis: &str, peer: &str) -> Vec<f64> {
         let theirs = |round| self.rounds(work, peer).find(|other| other.round == round);
         self.rounds(work, axis)
